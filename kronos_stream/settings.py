@@ -1,0 +1,183 @@
+"""One frozen tree of settings: TOML, then KRONOS_* environment, then flags.
+
+Every field is a key of the TOML file (`[bars] grace_ms = 1000`), an environment variable
+(`KRONOS_BARS_GRACE_MS`) and, for the common ones, a flag. Units are in the names.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from .wire.messages import Symbol
+
+Positive = Annotated[int, Meta(gt=0)]
+NotNegative = Annotated[int, Meta(ge=0)]
+
+
+class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The broker, and how this project's topics and groups are named on it."""
+
+    bootstrap: str | None = None
+    """HOST:PORT[,HOST:PORT]; none starts the embedded broker."""
+    topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]+$")] = "kronos"
+    partitions: Positive = 8
+    """Of the ticks topic when we create it; an existing topic keeps its own number."""
+    replication: Positive = 1
+    partitioner: Literal["murmur2", "crc32", "any"] = "murmur2"
+    group: str | None = None
+    """Consumer group prefix; default: the topic prefix and the stage."""
+    instance_id: str | None = None
+    """Static membership: one id per process, kept over restarts."""
+    session_timeout_ms: Positive = 45_000
+    heartbeat_ms: Positive = 3_000
+    rebalance_timeout_ms: Positive = 60_000
+    request_timeout_ms: Positive = 40_000
+    max_message_bytes: Positive = 1_000_000
+    """The broker's message.max.bytes, which a forecast record must not exceed."""
+
+
+class RedisSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The context store; none starts the embedded one."""
+
+    url: str | None = None
+    prefix: str = "kronos"
+    timeout_s: Annotated[float, Meta(gt=0)] = 5.0
+
+
+class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where ticks come from."""
+
+    kind: Literal["simulated", "replay", "kafka"] | None = None
+    """Default: simulated on the embedded broker, kafka on a named one."""
+    file: str | None = None
+    """The ticks file of the replay feed."""
+    history: str | None = None
+    """Bars (parquet or csv; a file or a folder with one file a symbol) for cold symbols."""
+    speed: Annotated[float, Meta(gt=0)] = 60.0
+    """Virtual seconds per wall second; `inf` (flag: max) writes as fast as the stages take it."""
+    seed: int = 7
+    start_ms: NotNegative = 1_735_689_600_000
+    """Virtual time at which the simulated feed begins: 2025-01-01 00:00 UTC."""
+    ticks_per_minute: Annotated[float, Meta(gt=0)] = 60.0
+    """Mean rate of a simulated symbol; busy and quiet symbols lie a factor around it."""
+    duplicates: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    out_of_order: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    late: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+
+class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ticks to bars."""
+
+    interval: Literal["1m", "5m", "15m", "1h"] = "5m"
+    grace_ms: NotNegative = 1_000
+    gaps: Literal["fill", "skip"] = "fill"
+    edges: Literal["drop", "keep"] = "drop"
+    markers: Literal["feed", "owner"] | None = None
+    """Default: owner with ticks that others write, else feed."""
+    max_ahead_ms: Positive = 60_000
+    scale_digits: Annotated[int, Meta(ge=0, le=18)] = 8
+    """Decimal digits of prices and quantities; more are rejected."""
+    symbol_scales: dict[str, int] = {}
+    """Digits of single symbols, where they differ from `scale_digits`."""
+    trade_kind: Literal["trade", "aggTrade"] = "trade"
+    contiguous_ids: bool = False
+    """The feed's trade ids have no holes: a hole marks the bar complete=false."""
+    calendar: str = "24/7"
+    """An exchange_calendars name (XNYS, XSHG, ...) for all symbols, or 24/7 in UTC."""
+    symbol_calendars: dict[str, str] = {}
+    max_rejected_per_s: Annotated[float, Meta(gt=0)] = 1_000.0
+    """Rejected and late records above this rate are only counted."""
+
+
+class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bars to rolling context."""
+
+    slack: Positive = 64
+    """Bars kept beyond lookback + anchor_every, so that a replay still finds its window."""
+    max_missing_bars: NotNegative = 12
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which model, where and how it runs."""
+
+    model: str = "builtin"
+    tokenizer: str | None = None
+    revision: str | None = None
+    """Hub revision of a hub id."""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: NotNegative = 0
+    """CPU threads of the engine process; 0: all cores."""
+    max_context: Positive | None = None
+    cache_mib: Positive = 2_048
+    """Budget of the prefix cache; the least recently used symbol is evicted."""
+    max_batch: Positive = 64
+    """Symbols in one engine batch."""
+    batch_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    """An engine that takes longer for a batch is restarted."""
+
+
+class ForecastSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is forecast and how it is sampled."""
+
+    horizon: Positive = 12
+    paths: Positive = 20
+    lookback: Positive | None = None
+    """Default: min(400, max_context - horizon - max(1, anchor_every))."""
+    anchor_every: NotNegative = 1
+    profile: Literal["distribution", "point"] = "distribution"
+    temperature: Annotated[float, Meta(gt=0)] | None = None
+    """Overrides the profile's (distribution 1.0, point 0.6)."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Overrides the profile's (distribution 1.0, point 0.9)."""
+    top_k: NotNegative = 0
+    seed: int = 7
+    join: Literal["none", "last_close"] = "last_close"
+    tiny_prices: Literal["skip", "scale"] = "skip"
+    fine_head_rotary: Literal["upstream", "trained", "none"] = "upstream"
+    quantile_levels: tuple[Annotated[float, Meta(gt=0, lt=1)], ...] = (
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        0.75,
+        0.9,
+        0.95,
+    )
+    shed: Literal["on", "off"] | None = None
+    """Skip stale forecasts; default: on with ticks that others write, else off."""
+    gate_ms: NotNegative = 25
+    """How long the burst gate collects symbols that close together."""
+    max_batch_ms: Positive = 1_000
+    """A running batch is capped at about this long."""
+
+
+class PublishSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes on the wire."""
+
+    wire: Literal["json", "msgpack"] = "json"
+    paths: bool = False
+
+
+class TelemetrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Logs and metrics."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """Prometheus metrics on this port; 0: none."""
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a run can be told."""
+
+    symbols: tuple[Symbol, ...] | Literal["all"] = ()
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    feed: FeedSettings = FeedSettings()
+    bars: BarsSettings = BarsSettings()
+    context: ContextSettings = ContextSettings()
+    model: ModelSettings = ModelSettings()
+    forecast: ForecastSettings = ForecastSettings()
+    publish: PublishSettings = PublishSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()

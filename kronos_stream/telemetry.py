@@ -1,0 +1,71 @@
+"""structlog events and Prometheus metrics: what an operator watches.
+
+Metrics are module-level, as prometheus_client wants them; every stage counts into the ones of its
+own name. Log events are snake_case nouns with fields.
+"""
+
+import logging
+import sys
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from .settings import TelemetrySettings
+
+TICKS: Final = Counter("kronos_ticks_total", "Ticks read", ["outcome"])
+"""outcome: accepted, duplicate, id_reset, late, unlisted."""
+REJECTED: Final = Counter("kronos_rejected_total", "Messages rejected", ["stage", "reason"])
+BARS: Final = Counter("kronos_bars_total", "Bars published", ["kind"])
+"""kind: traded, synthetic, history."""
+CONTEXT: Final = Counter("kronos_context_appends_total", "Bars appended to contexts", ["status"])
+"""status: applied, duplicate, conflict, hole."""
+REFILLS: Final = Counter("kronos_context_refills_total", "Contexts rebuilt from the bars topic")
+FORECASTS: Final = Counter("kronos_forecasts_total", "Forecasts published")
+SKIPPED: Final = Counter("kronos_skipped_total", "Due forecasts that were not made", ["reason"])
+CACHE: Final = Counter("kronos_prefix_cache_total", "Prefix cache look-ups", ["result"])
+"""result: hit, extend, miss."""
+ENGINE_RESTARTS: Final = Counter("kronos_engine_restarts_total", "Engine processes restarted")
+HISTORY_CLASHES: Final = Counter(
+    "kronos_history_clashes_total", "History bars where a bar made from ticks stands"
+)
+NUMERIC_VARIANTS: Final = Counter(
+    "kronos_numeric_variants_total", "Repeated forecasts whose values differ"
+)
+WATERMARK: Final = Gauge("kronos_watermark_ms", "Event time reached", ["partition"])
+LATENCY: Final = Histogram(
+    "kronos_forecast_latency_seconds",
+    "From reading the bar to the broker's acknowledgement of its forecast",
+    ["stage"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
+)
+"""stage: queue, engine, publish, total."""
+
+
+def configure(settings: TelemetrySettings) -> None:
+    """Logs go to standard error (standard output belongs to the console and to records); the
+    metrics server starts if a port is set."""
+    as_json = settings.log_format == "json" or (
+        settings.log_format == "auto" and not sys.stderr.isatty()
+    )
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port)
