@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from .services.plugin import kafka_bootstrap, redis_url, topic_prefix
+
+__all__ = ["kafka_bootstrap", "redis_url", "shared", "topic_prefix"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -1,0 +1,108 @@
+"""A real Apache Kafka in KRaft mode, one process, on loopback.
+
+The jars come through Maven once and stay in the user's cache folder.
+"""
+
+import base64
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from .processes import end, free_ports, guarded, unavailable
+
+POM: Final = Path(__file__).with_name("pom.xml")
+READY_TIMEOUT_S: Final = 40.0
+JVM: Final = ["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+PROPERTIES: Final = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+"""
+
+
+def jars() -> Path:
+    """The folder of the broker's jars, filled through Maven where it is not yet."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "kronos_stream-tests" / "kafka-4.1.1"
+    if folder.is_dir():
+        return folder
+    if shutil.which("mvn") is None:
+        unavailable("no Maven (mvn) to fetch Apache Kafka's jars: install it or KRONOS_TEST_KAFKA")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        fetched = Path(scratch) / "jars"
+        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={fetched}"]
+        done = subprocess.run(
+            ["mvn", "-q", "-B", "-f", str(POM), *goal], capture_output=True, text=True
+        )
+        if done.returncode:
+            unavailable(f"Maven could not fetch Apache Kafka's jars: {done.stdout[-500:]}")
+        # Another session may have been faster.
+        if not folder.is_dir():
+            fetched.rename(folder)
+    return folder
+
+
+class Kafka:
+    """The broker of one test session, at `bootstrap`; its data goes when it is closed."""
+
+    def __init__(self) -> None:
+        if shutil.which("java") is None:
+            unavailable("no Java (java) to run Apache Kafka: install 17 or later")
+        java = ["java", *JVM, "-cp", f"{jars()}/*"]
+        self._folder = tempfile.TemporaryDirectory(prefix="kronos-kafka-")
+        folder = Path(self._folder.name)
+        port, controller = free_ports(2)
+        self.bootstrap = f"127.0.0.1:{port}"
+        properties = folder / "server.properties"
+        properties.write_text(
+            PROPERTIES.format(port=port, controller=controller, data=folder / "data")
+        )
+        # The tool takes a leading dash for an option.
+        cluster = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+        tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        subprocess.run([*java, *tool], check=True, capture_output=True)
+        with (folder / "server.log").open("wb") as output:
+            self._process = guarded(
+                [*java, "kafka.Kafka", str(properties)], cwd=folder, output=output
+            )
+        self._wait(folder / "server.log")
+
+    def _wait(self, output: Path) -> None:
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            try:
+                if client.list_topics(timeout=1.0).brokers:
+                    return
+            except KafkaException:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    text = output.read_text(errors="replace")[-2000:]
+                    self.close()
+                    raise RuntimeError(f"Apache Kafka did not start:\n{text}") from None
+
+    def close(self) -> None:
+        """End the broker and remove its data."""
+        end(self._process)
+        self._folder.cleanup()
