@@ -3,9 +3,9 @@
 One `FakeCluster` holds the logs and the groups; each `FakeBroker` is one process on it. Nothing
 waits for a wall clock, but for an idle poll, which yields to the other tasks for a moment.
 
-Faults: `broker.fault` is called with the name of every step that has an effect (`poll`, `send`,
-`acked`, `flush`, `commit`, `committed`, `read`, `start`), before the effect for the plain name and after it
-for the name with `_done`. Raising `Crash` there kills the process: every later step raises too.
+Faults: `broker.fault` is called with the name of every step (`start`, `committed`, `read`, `poll`,
+`send`, `flush`, `commit`) before its effect, and with `send_done`, `flush_done`, `commit_done`
+after it. Raising `Crash` there kills the process: every later step raises too.
 """
 
 import asyncio
