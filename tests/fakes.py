@@ -229,7 +229,15 @@ class FakeSubscription:
         self._changed = False
         self._positions: dict[int, int] = {}
         self._paused: set[int] = set()
-        self.idle_polls = 0
+        self.turns = 0
+        self.idle_turns = 0
+        self._turned = asyncio.Event()
+
+    async def idle(self) -> None:
+        """Until three polls in a row from now on found nothing: all was read and dealt with."""
+        start = self.turns
+        while self.turns < start + 3 or self.idle_turns < 3:
+            await self._turned.wait()
 
     async def start(self) -> None:
         self._broker.step("start")
@@ -274,12 +282,11 @@ class FakeSubscription:
                 left -= len(records)
             if left <= 0:
                 break
-        if got:
-            self.idle_polls = 0
-            await asyncio.sleep(0)
-        else:
-            self.idle_polls += 1
-            await asyncio.sleep(IDLE_S)
+        self.turns += 1
+        self.idle_turns = 0 if got else self.idle_turns + 1
+        self._turned.set()
+        self._turned.clear()
+        await asyncio.sleep(0 if got else IDLE_S)
         return {} if self._changed else got
 
     def take_assignment(self) -> frozenset[int] | None:
