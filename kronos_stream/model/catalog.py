@@ -1,0 +1,62 @@
+"""Which model a name means: the built-in one, a folder, or a hub id with its tokenizer."""
+
+from pathlib import Path
+from typing import Final
+
+from ..errors import ModelError
+from .checkpoints import CONFIG
+from .kronos import Kronos
+from .tokenizer import KronosTokenizer
+
+BUILTIN: Final = "builtin"
+BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
+
+TOKENIZERS: Final = {
+    "NeoQuasar/Kronos-mini": "NeoQuasar/Kronos-Tokenizer-2k",
+    "NeoQuasar/Kronos-small": "NeoQuasar/Kronos-Tokenizer-base",
+    "NeoQuasar/Kronos-base": "NeoQuasar/Kronos-Tokenizer-base",
+    "NeoQuasar/Kronos-large": "NeoQuasar/Kronos-Tokenizer-base",
+}
+"""The tokenizer that each official model was trained with."""
+
+
+def load_pair(
+    model: str, tokenizer: str | None = None, *, revision: str | None = None
+) -> tuple[Kronos, KronosTokenizer]:
+    """The model and the tokenizer that fits it, float32, in eval mode.
+
+    `model`: `builtin`, a folder that holds model/ and tokenizer/, a folder of the model alone
+    (then `tokenizer` names the other part), or a hub id. ModelError says what does not fit.
+    """
+    model_part, tokenizer_part = _parts(model, tokenizer)
+    kronos = Kronos.from_pretrained(model_part, revision=revision)
+    # A revision names a commit of the model's repository; the tokenizer has its own.
+    pair = kronos, KronosTokenizer.from_pretrained(tokenizer_part)
+    if (pair[0].s1_bits, pair[0].s2_bits) != (pair[1].s1_bits, pair[1].s2_bits):
+        raise ModelError(
+            f"tokenizer: {tokenizer_part} makes ids of {pair[1].s1_bits}+{pair[1].s2_bits} bits, "
+            f"the model {model_part} expects {pair[0].s1_bits}+{pair[0].s2_bits}"
+        )
+    return pair
+
+
+def _parts(model: str, tokenizer: str | None) -> tuple[str | Path, str | Path]:
+    folder = BUILTIN_FOLDER if model == BUILTIN else Path(model)
+    if (folder / "model" / CONFIG).is_file():
+        return folder / "model", tokenizer or folder / "tokenizer"
+    known = tokenizer or TOKENIZERS.get(model)
+    if known is not None:
+        return model, known
+    if folder.is_dir() and (folder.parent / "tokenizer" / CONFIG).is_file():
+        return folder, folder.parent / "tokenizer"
+    if folder.is_dir() and not (folder / CONFIG).is_file():
+        raise ModelError(
+            f"model: {model!r} holds neither model/{CONFIG} nor {CONFIG}; expected a folder with "
+            "model/ and tokenizer/, or one checkpoint"
+        )
+    if folder.is_dir():
+        raise ModelError(f"tokenizer: name the one that belongs to {model!r} (--tokenizer)")
+    raise ModelError(
+        f"model: expected builtin, a folder with model/ and tokenizer/, or a hub id of "
+        f"{', '.join(TOKENIZERS)} (others with --tokenizer), got {model!r}"
+    )

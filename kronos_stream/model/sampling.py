@@ -1,0 +1,65 @@
+"""Logits to token ids, from uniforms made beforehand: same uniforms, same tokens."""
+
+import numpy as np
+import torch
+from msgspec import Struct
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """Order: temperature, top_k (0: all), renormalise, top_p = smallest set with mass ≥ p, at
+    least one. top_k = 1 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"temperature: expected a number above 0, got {self.temperature!r}")
+        if self.top_k < 0:
+            raise InputError(f"top_k: expected an integer of 0 or more, got {self.top_k!r}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p: expected a number in (0, 1], got {self.top_p!r}")
+
+
+def uniforms(seed: int, paths: int, steps: int) -> NDArray[np.float32]:
+    """u[path, step, head] in [0, 1), float32 (paths, steps, 2), counter-based (Philox, Salmon et
+    al. 2011): a path's numbers depend on neither the number of paths nor of steps."""
+    out = np.empty((paths, steps, 2), dtype=np.float32)
+    for path in range(paths):
+        bits = np.random.Philox(key=seed, counter=[0, 0, path, 0])
+        out[path] = np.random.Generator(bits).random((steps, 2), dtype=np.float32)
+    return out
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (..., V) → filtered and renormalised probabilities (..., V), float32."""
+    scaled = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < scaled.shape[-1]:
+        least = scaled.topk(sampling.top_k, dim=-1).values[..., -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    p = scaled.softmax(-1)
+    if sampling.top_p < 1.0:
+        ordered, order = p.sort(dim=-1, descending=True, stable=True)
+        mass_before = ordered.cumsum(-1) - ordered
+        keep = torch.empty_like(p, dtype=torch.bool)
+        keep.scatter_(-1, order, mass_before < sampling.top_p)
+        keep.scatter_(-1, order[..., :1], True)
+        p = p * keep
+        p = p / p.sum(-1, keepdim=True)
+    return p
+
+
+def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (..., V) and uniforms (...) → ids (...): the first id whose cumulative probability,
+    in id order, exceeds u."""
+    if sampling.top_k == 1:
+        return logits.argmax(-1)
+    mass = probabilities(logits, sampling).cumsum(-1)
+    # Rounding may leave the total a little under 1: scale u, so that it never passes the end.
+    target = u[..., None] * mass[..., -1:]
+    return (mass <= target).sum(-1).clamp_max_(logits.shape[-1] - 1)
