@@ -1,4 +1,4 @@
-"""What the model is fed: the five time features of a bar and its normalised values."""
+"""What the model is fed: bars normalised channel by channel."""
 
 from typing import Final, NamedTuple
 
@@ -11,22 +11,23 @@ STD_FLOOR: Final = 1e-5
 
 
 class Scale(NamedTuple):
-    """Mean and population standard deviation of each channel, float64 (6,)."""
+    """Mean, population standard deviation and its floor of each channel, float64 (6,)."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    floor: NDArray[np.float64]
 
     def normalise(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
         """(..., 6) → z clipped to ±5."""
-        z = (np.asarray(values, np.float64) - self.mean) / (self.std + STD_FLOOR)
+        z = (np.asarray(values, np.float64) - self.mean) / (self.std + self.floor)
         return np.clip(z, -CLIP, CLIP).astype(np.float32)
 
     def restore(self, z: NDArray[np.float32]) -> NDArray[np.float64]:
         """z (..., 6) → values in the channels' own units."""
-        return np.asarray(z, np.float64) * (self.std + STD_FLOOR) + self.mean
+        return np.asarray(z, np.float64) * (self.std + self.floor) + self.mean
 
 
 def scale_of(values: NDArray[np.float64]) -> Scale:
     """The scale of bars (n, 6), in float64."""
     wide = np.asarray(values, np.float64)
-    return Scale(wide.mean(0), wide.std(0))
+    return Scale(wide.mean(0), wide.std(0), np.full(wide.shape[1], STD_FLOOR))

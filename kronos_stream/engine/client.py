@@ -1,0 +1,184 @@
+"""The engine as the consumer's process sees it: a child process behind awaitable calls.
+
+This module imports no torch, so that the consumer's heartbeats never wait for it. A child that
+dies or hangs is ended and replaced, and its order is sent again: replies are a function of the
+request, so nothing is lost by it.
+"""
+
+import asyncio
+import multiprocessing
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+import msgspec
+import structlog
+
+from ..errors import EngineError
+from ..settings import ModelSettings
+from ..telemetry import CACHE, ENGINE_RESTARTS
+from ..wire.messages import ForecastSpec
+from .messages import (
+    Answer,
+    Configure,
+    EngineConfig,
+    EngineHello,
+    EngineReply,
+    EngineRequest,
+    Forecasts,
+    Hello,
+    Load,
+    Order,
+    Refused,
+    Replies,
+)
+
+START_TIMEOUT_S: Final = 120.0
+STOP_TIMEOUT_S: Final = 2.0
+ATTEMPTS: Final = 5
+"""Engine processes that one order may cost before the error is given up on."""
+
+log = structlog.get_logger()
+
+
+class EngineClient:
+    """One engine process. `start` loads the model, `configure` fixes the settings; then
+    `forecast` and `prepare`, one call at a time."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._config = EngineConfig(
+            model=settings.model,
+            tokenizer=settings.tokenizer,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.threads,
+            max_context=settings.max_context,
+            cache_bytes=settings.cache_mib * 2**20,
+        )
+        self._timeout_s = settings.batch_timeout_s
+        self._spec: ForecastSpec | None = None
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._turn = asyncio.Lock()
+        self._answers = msgspec.msgpack.Decoder(Answer)
+        self.hello: EngineHello | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, None where none runs."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> EngineHello:
+        """Starts the process and loads the model; EngineError where it can never work."""
+        async with self._turn:
+            return await self._spawn()
+
+    async def configure(self, spec: ForecastSpec) -> EngineHello:
+        """The settings of all forecasts from now on, kept over restarts."""
+        async with self._turn:
+            self._spec = spec
+            answer = await self._ask(Configure(spec=spec), START_TIMEOUT_S)
+            assert isinstance(answer, Hello)
+            self.hello = answer.hello
+            return answer.hello
+
+    async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
+        """One reply a request, in order."""
+        replies = await self._order(Forecasts(requests=list(requests)))
+        for reply in replies:
+            CACHE.labels(reply.cache).inc()
+        return replies
+
+    async def prepare(self, requests: Sequence[EngineRequest]) -> None:
+        """Lets the engine warm the prefixes of the bars that follow these."""
+        await self._order(Forecasts(requests=list(requests), prepare=True))
+
+    async def close(self) -> None:
+        """Ends the process: it leaves when its pipe closes, and is killed if it does not."""
+        process, self._process = self._process, None
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+        if process is not None:
+            await asyncio.to_thread(_end, process)
+
+    async def _order(self, order: Forecasts) -> list[EngineReply]:
+        async with self._turn:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    if self._pipe is None:
+                        await self._revive()
+                    answer = await self._ask(order, self._timeout_s)
+                except (EOFError, OSError, TimeoutError) as error:
+                    log.warning("engine_lost", attempt=attempt, error=repr(error))
+                    ENGINE_RESTARTS.inc()
+                    await self._kill()
+                    continue
+                assert isinstance(answer, Replies)
+                return answer.replies
+        raise EngineError(f"the engine died or hung {ATTEMPTS} times over one batch")
+
+    async def _revive(self) -> None:
+        await self._spawn()
+        if self._spec is not None:
+            await self._ask(Configure(spec=self._spec), START_TIMEOUT_S)
+
+    async def _spawn(self) -> EngineHello:
+        # The import runs torch's in the child alone: spawn pickles the function by its name.
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        await asyncio.to_thread(self._process.start)
+        theirs.close()
+        self._pipe = ours
+        answer = await self._ask(Load(config=self._config), START_TIMEOUT_S)
+        assert isinstance(answer, Hello)
+        self.hello = answer.hello
+        return answer.hello
+
+    async def _ask(self, order: Order, timeout_s: float) -> Answer:
+        pipe = self._pipe
+        if pipe is None:
+            raise EngineError("the engine is not started")
+        await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
+        await _readable(pipe, timeout_s)
+        answer: Answer = self._answers.decode(await asyncio.to_thread(pipe.recv_bytes))
+        if isinstance(answer, Refused):
+            raise EngineError(answer.error)
+        return answer
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+        if process is not None:
+            process.kill()
+            await asyncio.to_thread(process.join)
+
+
+async def _readable(pipe: Connection, timeout_s: float) -> None:
+    """Waits until an answer begins; TimeoutError where none does in time."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(pipe.fileno(), ready.set)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await ready.wait()
+    finally:
+        loop.remove_reader(pipe.fileno())
+
+
+def _serve(pipe: Connection) -> None:
+    from .worker import main
+
+    main(pipe)
+
+
+def _end(process: BaseProcess) -> None:
+    process.join(STOP_TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
