@@ -1,0 +1,74 @@
+-- Insert one bar, answer the window up to it, trim: one round trip, atomic.
+--
+-- KEYS[1]  sorted set: score = open time, member = revision u32 | offset u64 | flags u8 | values
+-- ARGV     open_time, revision u32, offset u64, body (flags and values),
+--          prev_open_time ('' = the symbol's first bar made from ticks), want, keep
+-- Answer   {status, open_time, member, open_time, member, ...}, oldest first
+--
+-- Offsets are compared as numbers: Lua compares strings by the server's locale.
+local key, open_time = KEYS[1], ARGV[1]
+local revision, offset, body, prev = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local want, keep = tonumber(ARGV[6]), tonumber(ARGV[7])
+local HISTORY = 4
+
+local function offset_of(member) return (struct.unpack('>I8', string.sub(member, 5, 12))) end
+local function is_history(tail) return string.byte(tail, 1) % (2 * HISTORY) >= HISTORY end
+
+local history = is_history(body)
+local reach = struct.unpack('>I8', offset)
+local before = redis.call('ZREVRANGEBYSCORE', key, '(' .. open_time, '-inf',
+  'WITHSCORES', 'LIMIT', 0, 1)
+local status, insert = 'applied', true
+
+if history and before[1] and not is_history(string.sub(before[1], 13)) then
+  -- History only reaches up to the first bar made from ticks.
+  status, insert = 'duplicate', false
+end
+for _, held in ipairs(redis.call('ZRANGEBYSCORE', key, open_time, open_time)) do
+  local held_body = string.sub(held, 13)
+  if history ~= is_history(held_body) then
+    -- Where both exist, the bar made from ticks stands.
+    if history then
+      status, insert = 'duplicate', false
+    else
+      redis.call('ZREM', key, held)
+    end
+  elseif string.sub(held, 1, 4) == revision then
+    status, insert = held_body == body and 'duplicate' or 'conflict', false
+    -- A record may be repeated: the first one counts, in whichever order we read them.
+    if offset_of(held) <= reach then
+      reach = offset_of(held)
+    else
+      redis.call('ZREM', key, held)
+      insert = true
+    end
+  end
+end
+if insert then redis.call('ZADD', key, open_time, revision .. offset .. body) end
+if not history and prev ~= '' and (not before[2] or tonumber(before[2]) ~= tonumber(prev)) then
+  status = 'hole'
+end
+
+-- Per open time the highest revision whose record does not stand behind this bar's own.
+local newest_first, last, start = {}, nil, 0
+while #newest_first < 2 * want do
+  local page = redis.call('ZREVRANGEBYSCORE', key, open_time, '-inf', 'WITHSCORES',
+    'LIMIT', start, want)
+  if #page == 0 then break end
+  start = start + want
+  for i = 1, #page, 2 do
+    local member, at = page[i], page[i + 1]
+    if at ~= last and #newest_first < 2 * want and offset_of(member) <= reach then
+      last = at
+      newest_first[#newest_first + 1] = member
+      newest_first[#newest_first + 1] = at
+    end
+  end
+end
+
+local surplus = redis.call('ZCARD', key) - keep
+if surplus > 0 then redis.call('ZREMRANGEBYRANK', key, 0, surplus - 1) end
+
+local answer = {status}
+for i = #newest_first, 1, -1 do answer[#answer + 1] = newest_first[i] end
+return answer

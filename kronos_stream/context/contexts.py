@@ -1,0 +1,94 @@
+"""Appends that always end in the right window: the store first, the bars topic where it falls
+short (a hole in the chain, a short window, an empty store)."""
+
+from typing import Final
+
+import msgspec
+import structlog
+
+from .. import telemetry
+from ..kafka import Broker
+from ..wire.codecs import decode
+from ..wire.intervals import INTERVAL_MS
+from ..wire.messages import Bar
+from .store import Appended, ContextStore
+from .window import Window
+
+log = structlog.get_logger()
+
+READ_BATCH: Final = 2_000
+"""Bars held in memory while a context is rebuilt."""
+
+
+class Contexts:
+    """The contexts of the symbols that this process owns. `want` bars make a window whole, `keep`
+    are held in the store."""
+
+    def __init__(self, store: ContextStore, broker: Broker, *, want: int, keep: int) -> None:
+        self._store = store
+        self._broker = broker
+        self._want = want
+        self._keep = keep
+        self._short: set[str] = set()
+        """Symbols of which the whole topic holds too few bars: looking again finds no more."""
+
+    async def append(self, bar: Bar, partition: int, offset: int) -> Window | None:
+        """The window that ends with `bar`, as the topic stood when its record was written."""
+        appended = await self._store.append(bar, offset, want=self._want)
+        telemetry.CONTEXT.labels(appended.status).inc()
+        if bar.history:
+            if appended.status == "duplicate":
+                telemetry.HISTORY_CLASHES.inc()
+            return appended.window
+        if appended.status != "hole" and not self._is_short(bar, appended):
+            return appended.window
+        return await self._refilled(bar, partition, offset, appended)
+
+    def _is_short(self, bar: Bar, appended: Appended) -> bool:
+        held = 0 if appended.window is None else len(appended.window)
+        if held >= self._want:
+            self._short.discard(bar.symbol)
+        return held < self._want and bar.symbol not in self._short
+
+    async def _refilled(
+        self, bar: Bar, partition: int, offset: int, appended: Appended
+    ) -> Window | None:
+        """Reads back as far as a full context reaches, and to the beginning if that is short."""
+        topic = self._broker.topics.bars
+        begin = (await self._broker.begin_offsets(topic, [partition]))[partition]
+        reach_ms = self._keep * INTERVAL_MS[bar.interval]
+        found = await self._broker.offsets_for_times(topic, {partition: bar.open_time - reach_ms})
+        upper = offset
+        for start in (max(begin, min(found[partition], offset)), begin):
+            if start < upper or start == begin:
+                await self._read_back(partition, start, upper)
+                upper = start
+            appended = await self._store.append(bar, offset, want=self._want)
+            if appended.status != "hole" and not self._is_short(bar, appended):
+                break
+        else:
+            self._short.add(bar.symbol)
+        telemetry.REFILLS.inc()
+        log.info(
+            "context_refilled",
+            symbol=bar.symbol,
+            open_time=bar.open_time,
+            status=appended.status,
+            bars=0 if appended.window is None else len(appended.window),
+        )
+        return appended.window
+
+    async def _read_back(self, partition: int, start: int, end: int) -> None:
+        """All symbols of the partition at once: when the store is emptied, each of them is due."""
+        batch: list[tuple[Bar, int]] = []
+        async for records in self._broker.read(self._broker.topics.bars, partition, start, end):
+            for record in records:
+                try:
+                    batch.append((decode(record.value, record.headers, Bar), record.offset))
+                except (msgspec.ValidationError, msgspec.DecodeError):
+                    # The stage itself rejects it when it comes to it.
+                    continue
+            if len(batch) >= READ_BATCH:
+                await self._store.extend(batch)
+                batch = []
+        await self._store.extend(batch)

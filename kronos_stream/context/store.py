@@ -1,0 +1,111 @@
+"""The rolling context of every symbol, in Redis: a materialised view of the bars topic.
+
+One sorted set per symbol and interval. Redis may lose all of it at any moment; `contexts.py`
+rebuilds it from the topic.
+"""
+
+from collections.abc import Awaitable, Sequence
+from importlib.resources import files
+from typing import Any, Final, Literal, NamedTuple, cast
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..errors import StoreError
+from ..settings import RedisSettings
+from ..wire.intervals import INTERVAL_MS
+from ..wire.messages import Bar
+from .packed import body, head, unpack
+from .window import Window
+
+Status = Literal["applied", "duplicate", "conflict", "hole"]
+
+RETRIES: Final = 3
+PIPELINE: Final = 500
+"""Bars sent before their answers are read, when a context is rebuilt."""
+
+TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError)
+"""Errors after which the same call may work: the store restarts, fails over or is slow."""
+
+
+class Appended(NamedTuple):
+    """What an append did, and the window that ends with its bar (None where nothing is there)."""
+
+    status: Status
+    window: Window | None
+
+
+class ContextStore:
+    """The contexts of one forecast group; `scope` keeps two groups apart (a digest of model
+    revision and settings), `keep` is how many bars of a symbol are held."""
+
+    def __init__(
+        self, settings: RedisSettings, *, url: str, interval: str, scope: str, keep: int
+    ) -> None:
+        self._keep = keep
+        self._interval = interval
+        self._prefix = f"{settings.prefix}:{scope}:ctx"
+        try:
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_timeout=settings.timeout_s,
+                socket_connect_timeout=settings.timeout_s,
+                retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
+                retry_on_error=list(TRANSIENT),
+            )
+        except ValueError as error:
+            raise StoreError(f"redis.url: expected redis://HOST:PORT/DB: {error}") from error
+        script = files(__package__).joinpath("append.lua").read_text()
+        self._append = self._redis.register_script(script)
+
+    async def start(self) -> None:
+        """StoreError where the store does not answer."""
+        try:
+            await cast(Awaitable[Any], self._redis.ping())
+        except (RedisError, OSError) as error:
+            raise StoreError(f"redis: no answer: {error}") from error
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+
+    async def append(self, bar: Bar, offset: int, *, want: int) -> Appended:
+        """Inserts a bar whose record stands at `offset`; the window has up to `want` bars, as
+        they stood when that record was written. Guarded: appending again changes nothing."""
+        answer = await self._append(
+            keys=[self._key(bar.symbol)], args=self._args(bar, offset, want)
+        )
+        status = cast(Status, answer[0].decode())
+        interval_ms = INTERVAL_MS[self._interval]
+        pairs = zip(answer[1::2], answer[2::2], strict=True)
+        bars = [
+            unpack(member, int(float(at)), bar.symbol, self._interval, interval_ms)
+            for at, member in pairs
+        ]
+        return Appended(status, Window.from_bars(bars) if bars else None)
+
+    async def extend(self, bars: Sequence[tuple[Bar, int]]) -> None:
+        """Inserts bars with the offsets of their records, without answers."""
+        for start in range(0, len(bars), PIPELINE):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for bar, offset in bars[start : start + PIPELINE]:
+                    await self._append(
+                        keys=[self._key(bar.symbol)], args=self._args(bar, offset, 0), client=pipe
+                    )
+                await pipe.execute()
+
+    async def clear(self, symbol: str) -> None:
+        """Forgets a symbol."""
+        await cast(Awaitable[Any], self._redis.delete(self._key(symbol)))
+
+    def _key(self, symbol: str) -> str:
+        return f"{self._prefix}:{symbol}:{self._interval}"
+
+    def _args(self, bar: Bar, offset: int, want: int) -> list[bytes | int]:
+        prev = b"" if bar.prev_open_time is None else str(bar.prev_open_time).encode()
+        revision, place = head(bar, offset)
+        return [bar.open_time, revision, place, body(bar), prev, want, self._keep]
