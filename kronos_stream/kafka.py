@@ -40,7 +40,7 @@ FETCH_WAIT_MS: Final = 50
 """aiokafka keeps one fetch in flight per node: a partition that was sought or resumed meanwhile
 waits for it to return."""
 BATCH_BYTES: Final = 128 * 1024
-CLOSE_TIMEOUT_S: Final = 2.0
+CLOSE_TIMEOUT_S: Final = 1.5
 RETRY_S: Final = 0.1
 READY_TIMEOUT_S: Final = 30.0
 
@@ -121,10 +121,10 @@ class Broker:
             for topic in self.topics.all:
                 await self.partitions(topic)
             return
-        missing = [s for s in self.topics.specs() if s.name not in await self._sizes()]
+        sizes = await self._sizes()
+        missing = [s for s in self.topics.specs() if s.name not in sizes]
         if not missing:
             return
-        sizes = await self._sizes()
         ticks = sizes.get(self.topics.ticks, self.settings.partitions)
         new = [
             NewTopic(s.name, s.partitions or ticks, self.settings.replication, None, s.configs)
@@ -140,8 +140,12 @@ class Broker:
                     f"{kind.__name__} {message or ''}".rstrip()
                 )
         log.info("topics_created", topics=[s.name for s in missing])
-        for spec in missing:
-            await self.partitions(spec.name)
+        # A topic just created is not at once known everywhere.
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not {s.name for s in missing} <= (await self._sizes()).keys():
+            if time.monotonic() > deadline:
+                raise BrokerError(f"topics created {READY_TIMEOUT_S:g} s ago have no leaders yet")
+            await asyncio.sleep(RETRY_S)
 
     async def check_topics(self) -> list[str]:
         """What differs from how the topics should be, one line a finding. The embedded broker makes
@@ -496,10 +500,7 @@ class Subscription:
         """
         self._check()
         if self._changed:
-            if self._assigned is None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max_wait_ms / 1000):
-                        await self._wake.wait()
+            await self._rebalanced(max_wait_ms / 1000)
             return {}
         if self._poll is None:
             # With nothing sought yet, a partition that does not exist: getmany() without any
@@ -514,27 +515,43 @@ class Subscription:
         if not self._poll.done():
             return {}
         task, self._poll = self._poll, None
-        try:
-            got = task.result()
-        except OffsetOutOfRangeError as error:
-            raise BrokerError(
-                f"{self._topic}: retention removed records before they were read: {error}"
-            ) from error
-        except KafkaError as error:
-            raise BrokerError(f"reading {self._topic}: {error!r}") from error
+        failed = task.exception()
         self._check()
         if self._changed:
+            # Whether records or an error, it belongs to an assignment that is no more, or to one
+            # where nothing is sought yet.
             return {}
+        if isinstance(failed, OffsetOutOfRangeError):
+            raise BrokerError(
+                f"{self._topic}: retention removed records before they were read: {failed}"
+            ) from failed
+        if failed is not None:
+            raise BrokerError(f"reading {self._topic}: {failed!r}") from failed
+        got = task.result()
         return {
             tp.partition: [_record(r) for r in records]
             for tp, records in got.items()
             if tp.partition in self._sought
         }
 
+    async def _rebalanced(self, max_wait_s: float) -> None:
+        """Wait for the rebalance to end, and for the fetch that was running when it began: that
+        one must not run on into the new assignment, whose partitions are not sought yet."""
+        if self._poll is not None:
+            await asyncio.wait({self._poll}, timeout=max_wait_s)
+            if self._poll.done():
+                task, self._poll = self._poll, None
+                if task.exception() is not None:
+                    log.debug("fetch_void", topic=self._topic, error=repr(task.exception()))
+        elif self._assigned is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max_wait_s):
+                    await self._wake.wait()
+
     def take_assignment(self) -> frozenset[int] | None:
         """The whole new assignment after any rebalance since the last call; None: unchanged, or
-        the rebalance is not finished. Whatever was in flight for the old one is void."""
-        if not self._changed or self._assigned is None:
+        the rebalance is not finished (go on polling). What was in flight for the old is void."""
+        if not self._changed or self._assigned is None or self._poll is not None:
             return None
         self._changed = False
         self._sought.clear()
