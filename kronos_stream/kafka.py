@@ -345,7 +345,8 @@ class Publisher:
     def __init__(self, make: Callable[[], AIOKafkaProducer]) -> None:
         self._make = make
         self._producer: AIOKafkaProducer | None = None
-        self._failed: KafkaError | None = None
+        self._broken = False
+        self._failed: BaseException | None = None
         self._renewing = asyncio.Lock()
 
     async def start(self) -> None:
@@ -371,7 +372,7 @@ class Publisher:
     ) -> "asyncio.Future[int]":
         """Hand a record over. Returns when the buffer has taken it; the future gives its offset
         when the broker has acknowledged it, or BrokerError."""
-        if self._failed is not None:
+        if self._broken:
             await self._renew()
         if self._producer is None:
             raise BrokerError("the publisher was not started")
@@ -393,7 +394,7 @@ class Publisher:
         def on_done(done: "asyncio.Future[Any]") -> None:
             error = None if done.cancelled() else done.exception()
             if error is not None:
-                self._failed = error if isinstance(error, KafkaError) else KafkaError(repr(error))
+                self._broken, self._failed = True, error
             if acknowledged.done():
                 return
             if error is not None:
@@ -410,25 +411,24 @@ class Publisher:
         return acknowledged
 
     async def flush(self) -> None:
-        """Wait until all that was sent is acknowledged; raises BrokerError where a record was not,
-        since the last flush."""
+        """Wait until all that was sent is acknowledged; raises BrokerError where any record since
+        the last flush was not, even if its future told so already."""
         if self._producer is not None:
             await self._producer.flush()
-        if self._failed is not None:
-            failed = self._failed
-            await self._renew()
+        failed, self._failed = self._failed, None
+        if failed is not None:
             raise BrokerError(f"a record was not acknowledged: {failed!r}") from failed
 
     async def _renew(self) -> None:
         """A failed batch leaves the idempotent producer out of sequence for its partition: every
         later send there would fail. So a failed producer is replaced."""
         async with self._renewing:
-            if self._failed is None:
+            if not self._broken:
                 return
             log.warning("producer_replaced", error=repr(self._failed))
             await self.close()
             await self.start()
-            self._failed = None
+            self._broken = False
 
 
 class Subscription:

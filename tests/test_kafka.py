@@ -394,6 +394,8 @@ async def test_a_failed_batch_does_not_poison_what_follows(
         with pytest.raises(BrokerError, match="InvalidTimestamp"):
             await (await publisher.send(name, b"b", partition=0, timestamp=ahead))
         assert await (await publisher.send(name, b"c", partition=0)) == 1
+        with pytest.raises(BrokerError, match="not acknowledged"):
+            await publisher.flush()
         await publisher.flush()
         await publisher.send(name, b"d", partition=0, timestamp=ahead)
         with pytest.raises(BrokerError, match="not acknowledged"):
