@@ -1,5 +1,6 @@
 """The broker's client, on the embedded broker and on a real one."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -412,3 +413,23 @@ async def test_a_position_that_retention_removed_is_an_error_not_a_jump(
         member.seek(0, 1_000)
         with pytest.raises(BrokerError, match="retention"):
             await _poll_for_ever(member)
+
+
+async def test_stopping_is_quick_when_the_broker_is_gone(topic_prefix: str) -> None:
+    """Ctrl-C must end everything within seconds, also then."""
+    there = EmbeddedBroker()
+    broker = Broker(
+        _settings(topic_prefix), bootstrap=there.bootstrap, embedded=True, interval="5m"
+    )
+    await broker.start()
+    publisher, member = broker.publisher(), broker.subscription(broker.topics.ticks, group="g")
+    await publisher.start()
+    await member.start()
+    for p in await _assignment(member):
+        member.seek(p, 0)
+    await (await publisher.send(broker.topics.ticks, b"x", partition=0))
+    there.close()
+    await publisher.send(broker.topics.ticks, b"y", partition=0)
+    await member.poll(max_wait_ms=50)
+    async with asyncio.timeout(4):
+        await asyncio.gather(member.stop(), publisher.close(), broker.close())
