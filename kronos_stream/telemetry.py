@@ -19,7 +19,7 @@ REJECTED: Final = Counter("kronos_rejected_total", "Messages rejected", ["stage"
 BARS: Final = Counter("kronos_bars_total", "Bars published", ["kind"])
 """kind: traded, synthetic, history."""
 CONTEXT: Final = Counter("kronos_context_appends_total", "Bars appended to contexts", ["status"])
-"""status: applied, duplicate, conflict, hole."""
+"""status: applied, duplicate, conflict, hole, history."""
 REFILLS: Final = Counter("kronos_context_refills_total", "Contexts rebuilt from the bars topic")
 FORECASTS: Final = Counter("kronos_forecasts_total", "Forecasts published")
 SKIPPED: Final = Counter("kronos_skipped_total", "Due forecasts that were not made", ["reason"])

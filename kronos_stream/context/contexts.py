@@ -1,6 +1,7 @@
 """Appends that always end in the right window: the store first, the bars topic where it falls
 short (a hole in the chain, a short window, an empty store)."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -36,13 +37,18 @@ class Contexts:
         """The window that ends with `bar`, as the topic stood when its record was written."""
         appended = await self._store.append(bar, offset, want=self._want)
         telemetry.CONTEXT.labels(appended.status).inc()
-        if bar.history:
-            if appended.status == "duplicate":
-                telemetry.HISTORY_CLASHES.inc()
-            return appended.window
         if appended.status != "hole" and not self._is_short(bar, appended):
             return appended.window
         return await self._refilled(bar, partition, offset, appended)
+
+    async def extend(self, history: Sequence[tuple[Bar, int]]) -> None:
+        """Inserts history bars with the offsets of their records."""
+        await self._store.extend(history)
+        telemetry.CONTEXT.labels("history").inc(len(history))
+
+    async def window(self, bar: Bar, offset: int) -> Window | None:
+        """The window that ends with a bar that is already there."""
+        return (await self._store.append(bar, offset, want=self._want)).window
 
     def _is_short(self, bar: Bar, appended: Appended) -> bool:
         held = 0 if appended.window is None else len(appended.window)

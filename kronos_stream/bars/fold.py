@@ -1,0 +1,383 @@
+"""Ticks to bars, the core: one ticks partition, record by record, without a clock.
+
+Its time is the watermark: the largest accepted trade time or marker in the partition. A bar closes
+when the watermark reaches its close time and the grace. So bars, and which ticks are late, are a
+pure function of the partition's records, and a restart that folds from (low_water,
+watermark_at_low_water), knowing which bars were published, gives the same again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from ..errors import RejectedError
+from ..settings import BarsSettings
+from ..wire.codecs import Headers
+from ..wire.foreign import TickDecoder, Trade
+from ..wire.intervals import DAY_MS, INTERVAL_MS
+from ..wire.messages import Bar
+from .builder import BarBuilder
+from .calendar import ALWAYS, Calendar, calendar_of
+
+
+class BarOut(Struct, frozen=True):
+    """A bar to be published."""
+
+    bar: Bar
+
+
+class LateOut(Struct, frozen=True):
+    """The record's tick belongs to a bar that is closed."""
+
+    symbol: str
+
+
+class RejectedOut(Struct, frozen=True):
+    """The record cannot be used; `reason` is a stable snake_case word."""
+
+    reason: str
+    detail: str
+
+
+Output = BarOut | LateOut | RejectedOut
+
+
+class Restored(Struct, frozen=True):
+    """Where a fold goes on: the watermark at its first record, and each symbol's newest bar made
+    from ticks that is published."""
+
+    watermark: int | None = None
+    last: Mapping[str, Bar] = {}
+
+
+class BarsConfig(Struct, frozen=True):
+    """The settings that decide what the bars are."""
+
+    bars: BarsSettings
+    interval_ms: int
+
+    @classmethod
+    def of(cls, bars: BarsSettings) -> "BarsConfig":
+        """With the interval in ms beside its name."""
+        return cls(bars, INTERVAL_MS[bars.interval])
+
+    def calendar(self, symbol: str) -> Calendar:
+        """The symbol's calendar."""
+        name = self.bars.symbol_calendars.get(symbol, self.bars.calendar)
+        return calendar_of(name, self.interval_ms)
+
+
+class _Symbol:
+    """What the fold knows of one symbol: its open bars, and the bar that the next one follows."""
+
+    __slots__ = (
+        "calendar",
+        "close",
+        "dropped",
+        "flat_run",
+        "highest_id",
+        "highest_time",
+        "last_id",
+        "name",
+        "open",
+        "prev_open_time",
+    )
+
+    def __init__(self, name: str, calendar: Calendar | None, last: Bar | None) -> None:
+        self.name = name
+        self.calendar = calendar
+        """None: every interval exists."""
+        self.open: dict[int, BarBuilder] = {}
+        self.prev_open_time = last.open_time if last else None
+        self.close: float | None = last.close if last else None
+        self.last_id = last.last_trade_id if last else None
+        self.flat_run = last.flat_run if last else 0
+        self.highest_id = -1
+        self.highest_time = 0
+        self.dropped: tuple[int, BarBuilder] | None = None
+        """The partial first bar: until a bar is published, a restart must see its ticks again."""
+
+
+class PartitionFold:
+    """One partition's bars. `partition_of` None: any partition is right for any symbol;
+    `symbols` None: every symbol is listed."""
+
+    def __init__(
+        self,
+        *,
+        config: BarsConfig,
+        partition: int = 0,
+        partition_of: Callable[[str], int] | None = None,
+        symbols: frozenset[str] | None = None,
+        restored: Restored | None = None,
+    ) -> None:
+        restored = restored or Restored()
+        self._config = config
+        self._bars = config.bars
+        self._interval_ms = config.interval_ms
+        self._partition = partition
+        self._partition_of = partition_of
+        self._listed = symbols
+        self._homes: dict[str, int] = {}
+        self._decoder = TickDecoder(
+            digits=config.bars.scale_digits,
+            symbol_digits=config.bars.symbol_scales,
+            trade_kind=config.bars.trade_kind,
+        )
+        self._flat_limit = DAY_MS // config.interval_ms
+        self.watermark = restored.watermark
+        self._symbols: dict[str, _Symbol] = {}
+        for name, last in restored.last.items():
+            if symbols is None or name in symbols:
+                self._symbols[name] = self._known(name, last)
+        self._next = 0 if self.watermark is None else self._horizon(self.watermark)
+        """Open time of the oldest interval that is not closed."""
+        self._next_offset = 0
+        self.counters: Counter[str] = Counter()
+
+    # -- what the shell reads ------------------------------------------------------------------
+
+    @property
+    def low_water(self) -> int:
+        """Offset of the oldest tick that a restart must see again."""
+        return self._oldest()[0]
+
+    @property
+    def watermark_at_low_water(self) -> int | None:
+        """The watermark just before that tick."""
+        return self._oldest()[1]
+
+    @property
+    def next_close_ms(self) -> int | None:
+        """When the oldest bar that is open, or due to be filled, can close: close time + grace."""
+        if self.watermark is None or not any(self._is_active(s) for s in self._symbols.values()):
+            return None
+        return self._next + self._interval_ms + self._bars.grace_ms
+
+    def _oldest(self) -> tuple[int, int | None]:
+        began = [b for s in self._symbols.values() for b in s.open.values()]
+        held = [s.dropped for s in self._symbols.values() if s.dropped is not None]
+        began += [b for o, b in held if self._next <= o + DAY_MS]
+        if not began:
+            return self._next_offset, self.watermark
+        first = min(began, key=lambda b: b.first_offset)
+        return first.first_offset, first.watermark_before
+
+    # -- records in, bars out ------------------------------------------------------------------
+
+    def apply(self, offset: int, timestamp: int, value: bytes, headers: Headers) -> list[Output]:
+        """One record; `timestamp` is the record's own, against which the future is measured."""
+        self._next_offset = offset + 1
+        try:
+            message = self._decoder.decode(value, headers)
+            time = message if isinstance(message, int) else message.time
+            ahead = time - timestamp
+            if ahead > self._bars.max_ahead_ms:
+                raise RejectedError(
+                    "time_ahead",
+                    f"time: expected at most {self._bars.max_ahead_ms} ms ahead of the record, "
+                    f"got {ahead} ms",
+                )
+            if isinstance(message, int):
+                return self._advance(message)
+            self._check_home(message.symbol)
+        except RejectedError as error:
+            self.counters["rejected"] += 1
+            return [RejectedOut(error.reason, error.detail)]
+        return self.tick(offset, message)
+
+    def tick(self, offset: int, trade: Trade) -> list[Output]:
+        """One checked trade."""
+        self._next_offset = offset + 1
+        name, time = trade.symbol, trade.time
+        if self._listed is not None and name not in self._listed:
+            self.counters["unlisted"] += 1
+            return self._advance(time)
+        open_time = time - time % self._interval_ms
+        if open_time < self._next:
+            self.counters["late"] += 1
+            return [LateOut(name)]
+        symbol = self._symbols.get(name)
+        if symbol is None or self._is_forgotten(symbol, open_time):
+            symbol = self._symbols[name] = self._known(name, None)
+        if symbol.calendar is not None and not symbol.calendar.is_open(open_time):
+            self.counters["outside_session"] += 1
+            return self._advance(time)
+        if self._is_duplicate(symbol, trade):
+            self.counters["duplicate"] += 1
+            return []
+        builder = symbol.open.get(open_time)
+        if builder is None:
+            builder = symbol.open[open_time] = BarBuilder(offset, self.watermark)
+        builder.add(offset, time, trade.price, trade.qty, trade.trade_id)
+        self.counters["accepted"] += 1
+        watermark = self.watermark
+        if watermark is not None and time <= watermark:
+            return []
+        return self._advance(time)
+
+    def flush(self) -> list[Output]:
+        """Off-line, with edges kept: the bars that are still open."""
+        outputs: list[Output] = []
+        for open_time in sorted({o for s in self._symbols.values() for o in s.open}):
+            self._close(open_time, outputs, cut_off=True)
+            self._next = open_time + self._interval_ms
+        return outputs
+
+    def _advance(self, time: int) -> list[Output]:
+        """The watermark never goes backwards."""
+        if self.watermark is None:
+            self.watermark = time
+            self._next = max(self._next, self._horizon(time))
+            return []
+        if time <= self.watermark:
+            return []
+        self.watermark = time
+        if time < self._next + self._interval_ms + self._bars.grace_ms:
+            return []
+        outputs: list[Output] = []
+        horizon = self._horizon(time)
+        while self._next < horizon:
+            open_times = [o for s in self._symbols.values() for o in s.open]
+            if not any(self._is_filling(s) for s in self._symbols.values()):
+                # Nothing happens before the next interval with trades, however far it lies.
+                self._next = min([*open_times, horizon])
+                if self._next == horizon:
+                    break
+            self._close(self._next, outputs)
+            self._next += self._interval_ms
+        return outputs
+
+    def _horizon(self, watermark: int) -> int:
+        """All intervals that open before this are closed."""
+        settled = watermark - self._bars.grace_ms
+        return settled - settled % self._interval_ms
+
+    # -- closing -------------------------------------------------------------------------------
+
+    def _close(self, open_time: int, outputs: list[Output], *, cut_off: bool = False) -> None:
+        """Closes one interval of all symbols, in the order of their names."""
+        for name in sorted(self._symbols):
+            symbol = self._symbols[name]
+            builder = symbol.open.pop(open_time, None)
+            if symbol.prev_open_time is not None and open_time <= symbol.prev_open_time:
+                continue
+            if builder is not None:
+                self._close_traded(symbol, open_time, builder, outputs, cut_off)
+            elif self._is_filling(symbol) and not cut_off:
+                self._close_flat(symbol, open_time, outputs)
+
+    def _close_traded(
+        self,
+        symbol: _Symbol,
+        open_time: int,
+        builder: BarBuilder,
+        outputs: list[Output],
+        cut_off: bool,
+    ) -> None:
+        # A symbol's first bar is whole if the partition had reached its open time before its
+        # first tick; every later one is.
+        reached = builder.watermark_before
+        whole = symbol.close is not None or (reached is not None and reached >= open_time)
+        hole = self._bars.contiguous_ids and builder.has_hole(symbol.last_id)
+        bar = builder.bar(
+            symbol.name,
+            self._bars.interval,
+            open_time,
+            open_time + self._interval_ms,
+            digits=self._decoder.digits_of(symbol.name),
+            prev_open_time=symbol.prev_open_time,
+            complete=whole and not hole and not cut_off,
+        )
+        symbol.close = bar.close
+        symbol.flat_run = 0
+        if bar.last_trade_id is not None:
+            symbol.last_id = bar.last_trade_id
+        if whole or self._bars.edges == "keep":
+            symbol.prev_open_time = open_time
+            symbol.dropped = None
+            outputs.append(BarOut(bar))
+        else:
+            self.counters["dropped_partial"] += 1
+            symbol.dropped = (open_time, builder)
+
+    def _close_flat(self, symbol: _Symbol, open_time: int, outputs: list[Output]) -> None:
+        if symbol.calendar is not None and not symbol.calendar.is_open(open_time):
+            return
+        assert symbol.close is not None
+        symbol.flat_run += 1
+        if symbol.flat_run == self._flat_limit:
+            self.counters["symbol_silent"] += 1
+        price = symbol.close
+        outputs.append(
+            BarOut(
+                Bar(
+                    symbol=symbol.name,
+                    interval=self._bars.interval,
+                    open_time=open_time,
+                    close_time=open_time + self._interval_ms,
+                    open=price,
+                    high=price,
+                    low=price,
+                    close=price,
+                    volume=0.0,
+                    amount=0.0,
+                    last_trade_id=symbol.last_id,
+                    prev_open_time=symbol.prev_open_time,
+                    synthetic=True,
+                    flat_run=symbol.flat_run,
+                )
+            )
+        )
+        symbol.prev_open_time = open_time
+        symbol.dropped = None
+
+    # -- rules ---------------------------------------------------------------------------------
+
+    def _known(self, name: str, last: Bar | None) -> _Symbol:
+        always = self._bars.symbol_calendars.get(name, self._bars.calendar) == ALWAYS
+        return _Symbol(name, None if always else self._config.calendar(name), last)
+
+    def _check_home(self, symbol: str) -> None:
+        """A tick in another partition than its symbol's would break the order of its bars."""
+        if self._partition_of is None:
+            return
+        home = self._homes.get(symbol)
+        if home is None:
+            home = self._partition_of(symbol)
+            if len(self._homes) < 100_000:
+                self._homes[symbol] = home
+        if home != self._partition:
+            raise RejectedError(
+                "wrong_partition", f"symbol: {symbol!r} belongs to partition {home}"
+            )
+
+    def _is_duplicate(self, symbol: _Symbol, trade: Trade) -> bool:
+        """Ids are remembered while their bars are open: a replay of older ones is late anyway."""
+        trade_id = trade.trade_id
+        if trade_id is None:
+            return False
+        for builder in symbol.open.values():
+            if trade_id in builder.ids:
+                return True
+        if trade_id > symbol.highest_id:
+            symbol.highest_id, symbol.highest_time = trade_id, trade.time
+        elif trade.time > symbol.highest_time + self._interval_ms:
+            self.counters["id_reset"] += 1
+            symbol.highest_id, symbol.highest_time = trade_id, trade.time
+        return False
+
+    def _is_filling(self, symbol: _Symbol) -> bool:
+        return (
+            self._bars.gaps == "fill"
+            and symbol.close is not None
+            and symbol.flat_run < self._flat_limit
+        )
+
+    def _is_active(self, symbol: _Symbol) -> bool:
+        return bool(symbol.open) or self._is_filling(symbol)
+
+    def _is_forgotten(self, symbol: _Symbol, open_time: int) -> bool:
+        """A symbol that was dropped, and then not seen for a day, begins anew."""
+        return symbol.dropped is not None and open_time > symbol.dropped[0] + DAY_MS

@@ -1,0 +1,49 @@
+"""Back-pressure between the stages of one process: the feed waits for the slowest of them.
+
+Amounts are whatever a stage counts in (bytes of ticks, number of bars). The embedded broker keeps
+about 5 MB a partition and drops the rest silently, so on it this is what loses nothing; elsewhere
+it keeps a replay from racing ahead of its forecasts.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+LIMITS: Final = {"ticks": 2_000_000, "bars": 1_000}
+"""Unread bytes of ticks, and bars that are not finished, at which the feed waits."""
+
+
+class Backpressure:
+    """What each stage has been given and has finished; single-threaded."""
+
+    def __init__(self, limits: Mapping[str, int] = LIMITS) -> None:
+        self._limits = dict(limits)
+        self._open = dict.fromkeys(limits, 0)
+        self._changed = asyncio.Event()
+
+    def produced(self, stage: str, amount: int) -> None:
+        """`amount` more is on its way to `stage`."""
+        self._open[stage] += amount
+
+    def consumed(self, stage: str, amount: int) -> None:
+        """`stage` has finished `amount`; others may have written more than we know of."""
+        self._open[stage] = max(0, self._open[stage] - amount)
+        self._changed.set()
+
+    def unfinished(self, stage: str) -> int:
+        """What `stage` has still to do."""
+        return self._open[stage]
+
+    async def wait_room(self) -> None:
+        """Until every stage is under its limit."""
+        while any(self._open[stage] > limit for stage, limit in self._limits.items()):
+            await self._next_change()
+
+    async def wait_idle(self) -> None:
+        """Until every stage has finished all that was produced."""
+        while any(self._open.values()):
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -1,0 +1,76 @@
+"""The burst gate: all symbols close in one instant, and one batch serves them all.
+
+Pure: the clock is an argument. A batch is ready `gate_ms` after its first bar, or when every
+symbol that is known has closed, or when it is full; latecomers form the next one.
+"""
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Gate(Generic[T]):
+    """Waiting items by symbol, oldest first."""
+
+    def __init__(self, *, gate_ms: int, max_batch: int, max_batch_ms: int) -> None:
+        self._gate_ms = gate_ms
+        self._max_batch = max_batch
+        self._max_batch_ms = max_batch_ms
+        self._waiting: OrderedDict[int, tuple[str, T]] = OrderedDict()
+        self._next = 0
+        self._opened_ms: int | None = None
+        self._item_ms = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, symbol: str, item: T, now_ms: int) -> None:
+        """One more item; the first of a batch opens the gate's window."""
+        if self._opened_ms is None:
+            self._opened_ms = now_ms
+        self._waiting[self._next] = (symbol, item)
+        self._next += 1
+
+    def wait_ms(self, now_ms: int, known_symbols: int) -> int | None:
+        """Milliseconds until a batch is ready: 0 is now, None is not before another item."""
+        if self._opened_ms is None:
+            return None
+        distinct = len({symbol for symbol, _ in self._waiting.values()})
+        if distinct >= min(known_symbols, self._max_batch):
+            return 0
+        return max(0, self._opened_ms + self._gate_ms - now_ms)
+
+    def take(self, now_ms: int, *, newest_first: bool) -> list[T]:
+        """The next batch: at most one item a symbol, in its order."""
+        order = list(self._waiting)
+        if newest_first:
+            order.reverse()
+        taken: list[int] = []
+        symbols: set[str] = set()
+        for number in order:
+            symbol = self._waiting[number][0]
+            if symbol not in symbols and len(taken) < self._size():
+                symbols.add(symbol)
+                taken.append(number)
+        items = [self._waiting.pop(number)[1] for number in taken]
+        self._opened_ms = now_ms if self._waiting else None
+        return items
+
+    def took(self, items: int, elapsed_ms: float) -> None:
+        """How long a batch took: the next is cut so that it stays under `max_batch_ms`."""
+        if items:
+            each = elapsed_ms / items
+            self._item_ms = each if not self._item_ms else 0.5 * (self._item_ms + each)
+
+    def drain(self) -> list[T]:
+        """Everything that waits, and the gate is empty."""
+        items = [item for _, item in self._waiting.values()]
+        self._waiting.clear()
+        self._opened_ms = None
+        return items
+
+    def _size(self) -> int:
+        if not self._item_ms:
+            return self._max_batch
+        return max(1, min(self._max_batch, int(self._max_batch_ms / self._item_ms)))

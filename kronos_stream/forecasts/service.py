@@ -1,0 +1,458 @@
+"""Bars to forecasts, the shell: append, forecast, publish, commit.
+
+That order is the guarantee. The append is guarded, ids are deterministic, and the position that is
+committed is the lowest unfinished bar: dying anywhere repeats work, and loses none.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from .. import telemetry
+from ..bars.calendar import Calendar
+from ..bars.dead_letters import DeadLetters
+from ..context.contexts import Contexts
+from ..context.window import Window
+from ..engine.messages import EngineHello, EngineReply, EngineRequest
+from ..errors import BrokerError, SettingsError
+from ..feeds.pacing import Backpressure
+from ..kafka import Broker, Commit, Publisher, Record
+from ..settings import Settings
+from ..wire.codecs import decode, encode
+from ..wire.ids import forecast_id
+from ..wire.messages import CHANNELS, Bar, Forecast, ForecastSpec, Skipped, Timing
+from .gate import Gate
+from .record import Due, build_forecast, due_forecast, request_of
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+POLL_MS: Final = 100
+COMMIT_EVERY_S: Final = 1.0
+STOP_TIMEOUT_S: Final = 1.5
+STORE_PAUSE_S: Final = 0.5
+"""Before an append is tried again on a store that does not answer."""
+NUMBER_BYTES: Final = 25
+"""Of one float64 in JSON with its comma, at most."""
+
+
+class Engine(Protocol):
+    """What this stage asks of the engine."""
+
+    async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
+        """One reply a request, in order."""
+
+    async def prepare(self, requests: Sequence[EngineRequest]) -> None:
+        """Warms the prefixes of the bars that follow these."""
+
+
+def wall_ms() -> int:
+    """Wall-clock milliseconds, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class _Item:
+    """A due forecast on its way, and the bar's record, which is unfinished until then."""
+
+    def __init__(self, due: Due, bar: Bar, record: Record, read_ms: int) -> None:
+        self.due = due
+        self.bar = bar
+        self.record = record
+        self.read_ms = read_ms
+
+
+class _Partition:
+    """One owned bars partition: the next offset to read, and the records not yet finished."""
+
+    def __init__(self, next_offset: int) -> None:
+        self.next_offset = next_offset
+        self.unfinished: OrderedDict[int, None] = OrderedDict()
+        self.committed: int | None = None
+
+    def position(self) -> int:
+        """The lowest unfinished offset."""
+        return next(iter(self.unfinished), self.next_offset)
+
+
+def check_message_size(settings: Settings, spec: ForecastSpec) -> None:
+    """SettingsError where a record could exceed the broker's message limit."""
+    steps = spec.horizon * len(CHANNELS)
+    numbers = steps * (len(settings.forecast.quantile_levels) + 1)
+    if settings.publish.paths:
+        numbers += steps * spec.paths
+    size = 4_096 + NUMBER_BYTES * (numbers + 3 * spec.horizon)
+    limit = settings.kafka.max_message_bytes
+    if size > limit:
+        raise SettingsError(
+            f"publish.paths: a record of {spec.paths} paths × {spec.horizon} steps may have "
+            f"{size:,} bytes, kafka.max_message_bytes is {limit:,}"
+        )
+
+
+class ForecastService:
+    """The forecast stage over this member's partitions of the bars topic."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        contexts: Contexts,
+        engine: Engine,
+        hello: EngineHello,
+        *,
+        group: str,
+        spec_of: Callable[[str], ForecastSpec],
+        calendar_of: Callable[[str], Calendar],
+        shed: bool,
+        backpressure: Backpressure | None = None,
+        on_forecast: Callable[[Forecast, float], None] | None = None,
+        on_skipped: Callable[[Skipped], None] | None = None,
+        clock: Callable[[], int] = wall_ms,
+        monotonic: Callable[[], float] = time.monotonic,
+        commit_every_s: float = COMMIT_EVERY_S,
+    ) -> None:
+        """`clock` is wall time in ms, for the timing in records alone. `on_forecast` gets each
+        published record and its latency in ms."""
+        self._settings = settings
+        self._broker = broker
+        self._contexts = contexts
+        self._engine = engine
+        self._hello = hello
+        self._group = group
+        self._spec_of = spec_of
+        self._calendar_of = calendar_of
+        self._shed = shed
+        self._backpressure = backpressure
+        self._on_forecast = on_forecast
+        self._on_skipped = on_skipped
+        self._clock = clock
+        self._monotonic = monotonic
+        self._commit_every_s = commit_every_s
+        self._gate: Gate[_Item] = Gate(
+            gate_ms=settings.forecast.gate_ms,
+            max_batch=settings.model.max_batch,
+            max_batch_ms=settings.forecast.max_batch_ms,
+        )
+        self._partitions: dict[int, _Partition] = {}
+        self._newest: dict[str, int] = {}
+        """Open time of the newest live bar read of each symbol."""
+        self._home: dict[str, int] = {}
+        """Partition of each symbol that has closed a bar."""
+        self._to_warm: dict[str, tuple[Bar, int]] = {}
+        """Last history bar, with its offset, of the symbols that have closed none yet."""
+        self._said_short: set[str] = set()
+        self._arrived = asyncio.Event()
+        self._committed_at = monotonic()
+        self.ready = asyncio.Event()
+        """Set once the first assignment is taken and its partitions are being read."""
+
+    async def run(self) -> None:
+        """Until cancelled. Raises BrokerError where the broker or the membership is lost, and
+        EngineError where the engine cannot be brought back."""
+        topics = self._broker.topics
+        self._publisher: Publisher = self._broker.publisher()
+        self._subscription = self._broker.subscription(
+            topics.bars, group=self._group, instance_id=self._settings.kafka.instance_id
+        )
+        self._letters = DeadLetters(
+            self._publisher,
+            max_per_s=self._settings.bars.max_rejected_per_s,
+            monotonic=self._monotonic,
+        )
+        try:
+            await self._publisher.start()
+            await self._subscription.start()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read())
+                tasks.create_task(self._make())
+        except asyncio.CancelledError:
+            with contextlib.suppress(TimeoutError, BrokerError):
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await self._commit()
+            raise
+        finally:
+            await self._subscription.stop()
+            await self._publisher.close()
+
+    async def _read(self) -> None:
+        """Appends every bar, in order, whatever becomes of its forecast."""
+        while True:
+            assignment = self._subscription.take_assignment()
+            if assignment is not None:
+                await self._assign(assignment)
+            self._hold_back()
+            batches = await self._subscription.poll(max_wait_ms=POLL_MS)
+            for number, records in batches.items():
+                await self._take(number, records)
+            if not batches and self._to_warm:
+                await self._warm()
+            if self._monotonic() - self._committed_at >= self._commit_every_s:
+                await self._commit()
+
+    async def _assign(self, assignment: frozenset[int]) -> None:
+        log.info("forecasts_assigned", partitions=sorted(assignment))
+        bars = self._broker.topics.bars
+        self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
+        self._home = {s: n for s, n in self._home.items() if n in assignment}
+        new = sorted(assignment - set(self._partitions))
+        commits = await self._broker.committed(self._group, bars, new)
+        begins = await self._broker.begin_offsets(bars, new)
+        ends = await self._broker.end_offsets(bars, new)
+        first: dict[int, Commit] = {}
+        for number in new:
+            commit = commits.get(number)
+            if self._broker.embedded:
+                start = begins[number]
+            elif commit is None:
+                # A new group begins with the newest bars, and says so at once: a restart before
+                # its first forecast must not move the beginning.
+                start = ends[number]
+                first[number] = Commit(start)
+            else:
+                start = max(commit.offset, begins[number])
+            self._partitions[number] = _Partition(start)
+        if first:
+            await self._subscription.commit(first)
+        for number, partition in self._partitions.items():
+            self._subscription.seek(number, partition.next_offset)
+        self.ready.set()
+
+    def _hold_back(self) -> None:
+        """Back-pressure: a partition with many unfinished bars is paused, so that the store still
+        holds every window that a restart would need."""
+        limit = self._settings.context.slack
+        for number, partition in self._partitions.items():
+            symbols = max(1, sum(home == number for home in self._home.values()))
+            if len(partition.unfinished) >= limit * symbols:
+                self._subscription.pause([number])
+            elif len(partition.unfinished) < limit * symbols // 2 + 1:
+                self._subscription.resume([number])
+
+    async def _take(self, number: int, records: list[Record]) -> None:
+        partition = self._partitions.get(number)
+        if partition is None:
+            return
+        history: list[tuple[Bar, int]] = []
+        for record in records:
+            read_ms = self._clock()
+            bar = await self._decoded(record)
+            if bar is not None and bar.history:
+                history.append((bar, record.offset))
+            elif bar is not None:
+                await self._keep_history(history)
+                window = await self._patiently(self._contexts.append, bar, number, record.offset)
+                await self._route(bar, window, record, read_ms)
+            partition.next_offset = record.offset + 1
+            if record.offset not in partition.unfinished:
+                self._finished_one()
+        await self._keep_history(history)
+
+    async def _decoded(self, record: Record) -> Bar | None:
+        """The record's bar; None where it is of no use here, or of no use to anybody."""
+        try:
+            bar = decode(record.value, record.headers, Bar)
+            if bar.interval != self._settings.bars.interval:
+                raise msgspec.ValidationError(f"interval is {bar.interval!r}")
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            await self._reject(record, str(error))
+            return None
+        listed = self._settings.symbols == "all" or bar.symbol in self._settings.symbols
+        return bar if listed else None
+
+    async def _keep_history(self, history: list[tuple[Bar, int]]) -> None:
+        if history:
+            await self._patiently(self._contexts.extend, list(history))
+            self._to_warm.update((bar.symbol, (bar, offset)) for bar, offset in history)
+            history.clear()
+
+    async def _patiently(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """The store may be away: the position is not committed, so waiting loses nothing."""
+        while True:
+            try:
+                return await call(*args)
+            except (RedisError, OSError) as error:
+                log.warning("store_unavailable", error=str(error))
+                await asyncio.sleep(STORE_PAUSE_S)
+
+    async def _route(self, bar: Bar, window: Window | None, record: Record, read_ms: int) -> None:
+        if bar.revision or window is None:
+            return
+        self._home[bar.symbol] = record.partition
+        self._newest[bar.symbol] = max(bar.open_time, self._newest.get(bar.symbol, 0))
+        self._to_warm.pop(bar.symbol, None)
+        spec = self._spec_of(bar.symbol)
+        due = due_forecast(window, spec, self._calendar_of(bar.symbol), self._hello.model_revision)
+        if due is None:
+            self._say_short(bar.symbol, len(window), spec)
+        elif due.missing > self._settings.context.max_missing_bars:
+            await self._skip(due, bar, "too_many_missing_bars", f"{due.missing} missing")
+        else:
+            self._partitions[record.partition].unfinished[record.offset] = None
+            self._gate.add(bar.symbol, _Item(due, bar, record, read_ms), read_ms)
+            self._arrived.set()
+
+    def _say_short(self, symbol: str, bars: int, spec: ForecastSpec) -> None:
+        if symbol not in self._said_short:
+            self._said_short.add(symbol)
+            log.info("lookback_incomplete", symbol=symbol, bars=bars, needed=spec.lookback + 1)
+
+    async def _warm(self) -> None:
+        """Between history and the first close: prepare that close's prefix."""
+        requests = []
+        for symbol, (bar, offset) in self._to_warm.items():
+            window = await self._patiently(self._contexts.window, bar, offset)
+            spec = self._spec_of(symbol)
+            if window is not None and len(window) >= spec.lookback:
+                requests.append(request_of(window, spec, self._calendar_of(symbol), "", 0))
+        self._to_warm.clear()
+        if requests:
+            await self._engine.prepare(requests)
+
+    async def _make(self) -> None:
+        """Forecasts what the gate lets through, batch by batch."""
+        while True:
+            wait_ms = self._gate.wait_ms(self._clock(), max(1, len(self._home)))
+            if wait_ms is None or wait_ms > 0:
+                self._arrived.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                        await self._arrived.wait()
+                continue
+            batch = self._gate.take(self._clock(), newest_first=self._shed)
+            batch = [item for item in batch if item.record.partition in self._partitions]
+            if self._shed:
+                batch = await self._without_stale(batch)
+            if batch:
+                began = self._monotonic()
+                replies = await self._engine.forecast([item.due.request for item in batch])
+                self._gate.took(len(batch), 1000 * (self._monotonic() - began))
+                await self._publish_all(batch, replies)
+
+    async def _without_stale(self, batch: list[_Item]) -> list[_Item]:
+        """Shed forecasts, never bars: a newer bar of the symbol has been read already."""
+        fresh = []
+        for item in batch:
+            newest = self._newest[item.bar.symbol]
+            if item.bar.open_time < newest:
+                await self._skip(item.due, item.bar, "stale", f"bar {newest} has closed")
+                self._finish(item)
+            else:
+                fresh.append(item)
+        return fresh
+
+    async def _publish_all(self, batch: list[_Item], replies: list[EngineReply]) -> None:
+        """Sends every record of the batch, then waits for the acknowledgements together."""
+        if not self._subscription.owned:
+            # A rebalance: what stays ours is published once the new assignment is taken.
+            for item in batch:
+                self._gate.add(item.bar.symbol, item, self._clock())
+            await asyncio.sleep(POLL_MS / 1000)
+            return
+        sent = []
+        for item, reply in zip(batch, replies, strict=True):
+            if reply.refused is not None:
+                await self._skip(item.due, item.bar, reply.refused, "")
+                self._finish(item)
+                continue
+            forecast = build_forecast(
+                item.due,
+                reply,
+                self._hello,
+                levels=self._settings.forecast.quantile_levels,
+                with_paths=self._settings.publish.paths,
+                timing=Timing(
+                    bar_read=item.read_ms,
+                    engine_start=reply.started_ms,
+                    engine_end=reply.ended_ms,
+                    published=self._clock(),
+                ),
+            )
+            value, headers = encode(forecast, self._settings.publish.wire)
+            acknowledged = await self._publisher.send(
+                self._broker.topics.forecasts,
+                value,
+                partition=item.record.partition,
+                key=item.bar.symbol.encode(),
+                timestamp=item.bar.open_time,
+                headers=headers,
+            )
+            sent.append((item, forecast, acknowledged))
+        for item, forecast, acknowledged in sent:
+            await acknowledged
+            self._finish(item)
+            self._count(forecast, self._clock())
+
+    def _count(self, forecast: Forecast, acknowledged_ms: int) -> None:
+        timing = forecast.timing
+        for stage, begin, end in (
+            ("queue", timing.bar_read, timing.engine_start),
+            ("engine", timing.engine_start, timing.engine_end),
+            ("publish", timing.engine_end, acknowledged_ms),
+            ("total", timing.bar_read, acknowledged_ms),
+        ):
+            telemetry.LATENCY.labels(stage).observe(max(0, end - begin) / 1000)
+        telemetry.FORECASTS.inc()
+        log.debug("forecast_published", symbol=forecast.symbol, open_time=forecast.open_time)
+        if self._on_forecast is not None:
+            self._on_forecast(forecast, acknowledged_ms - timing.bar_read)
+
+    async def _skip(self, due: Due, bar: Bar, reason: str, detail: str) -> None:
+        skipped = Skipped(
+            id=forecast_id(
+                bar.symbol, bar.interval, bar.open_time, self._hello.model_revision, due.spec
+            ),
+            symbol=bar.symbol,
+            interval=bar.interval,
+            open_time=bar.open_time,
+            reason=reason,
+            detail=detail,
+        )
+        value, headers = encode(skipped, self._settings.publish.wire)
+        await self._publisher.send(
+            self._broker.topics.skipped,
+            value,
+            partition=0,
+            key=bar.symbol.encode(),
+            headers=(*headers, ("reason", reason.encode())),
+        )
+        telemetry.SKIPPED.labels(reason).inc()
+        log.debug("forecast_skipped", symbol=bar.symbol, open_time=bar.open_time, reason=reason)
+        if self._on_skipped is not None:
+            self._on_skipped(skipped)
+
+    async def _reject(self, record: Record, detail: str) -> None:
+        await self._letters.send(self._broker.topics.rejected, record, "malformed_bar", detail)
+        telemetry.REJECTED.labels("forecasts", "malformed_bar").inc()
+
+    def _finish(self, item: _Item) -> None:
+        partition = self._partitions.get(item.record.partition)
+        if partition is not None and partition.unfinished.pop(item.record.offset, 0) is None:
+            self._finished_one()
+
+    def _finished_one(self) -> None:
+        if self._backpressure is not None:
+            self._backpressure.consumed("bars", 1)
+
+    async def _commit(self) -> None:
+        """Everything below the position was acknowledged, or needs no forecast."""
+        self._committed_at = self._monotonic()
+        positions: Mapping[int, int] = {n: p.position() for n, p in self._partitions.items()}
+        changed = {
+            n: Commit(offset)
+            for n, offset in positions.items()
+            if offset != self._partitions[n].committed
+        }
+        if not changed or not self._subscription.owned:
+            return
+        await self._publisher.flush()
+        if await self._subscription.commit(changed):
+            for number, commit in changed.items():
+                if number in self._partitions:
+                    self._partitions[number].committed = commit.offset
