@@ -151,9 +151,16 @@ class PartitionFold:
     @property
     def next_close_ms(self) -> int | None:
         """When the oldest bar that is open, or due to be filled, can close: close time + grace."""
-        if self.watermark is None or not any(self._is_active(s) for s in self._symbols.values()):
+        due = [o for s in self._symbols.values() for o in s.open]
+        for symbol in self._symbols.values():
+            if self._is_filling(symbol):
+                after = symbol.prev_open_time
+                due.append(
+                    self._next if after is None else max(self._next, after + self._interval_ms)
+                )
+        if self.watermark is None or not due:
             return None
-        return self._next + self._interval_ms + self._bars.grace_ms
+        return min(due) + self._interval_ms + self._bars.grace_ms
 
     def _oldest(self) -> tuple[int, int | None]:
         began = [b for s in self._symbols.values() for b in s.open.values()]
@@ -374,9 +381,6 @@ class PartitionFold:
             and symbol.close is not None
             and symbol.flat_run < self._flat_limit
         )
-
-    def _is_active(self, symbol: _Symbol) -> bool:
-        return bool(symbol.open) or self._is_filling(symbol)
 
     def _is_forgotten(self, symbol: _Symbol, open_time: int) -> bool:
         """A symbol that was dropped, and then not seen for a day, begins anew."""

@@ -1,0 +1,124 @@
+"""Ticks in files: csv (or csv.gz) with a header, or JSON lines, read in columnar batches.
+
+Columns: `time` or `ts_ms` (ms, UTC), symbol, price, qty, optionally trade_id and side. Prices and
+quantities stay text, so that they are exact.
+"""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ..errors import InputError
+
+BLOCK_BYTES: Final = 8 << 20
+_LINES: Final = 20_000
+
+
+class TickBatch(NamedTuple):
+    """Columns of equal length, in the order of the file."""
+
+    symbol: list[str]
+    price: list[str]
+    qty: list[str]
+    time: list[int]
+    trade_id: list[int | None]
+    side: list[str | None]
+
+
+class _Line(msgspec.Struct):
+    symbol: str
+    price: str | int | float
+    qty: str | int | float
+    time: int
+    trade_id: int | None = None
+    side: str | None = None
+
+
+def read_ticks(path: str | Path) -> Iterator[TickBatch]:
+    """Batches of a ticks file; InputError names the file, the line or column, and what was
+    expected."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a ticks file (.csv, .csv.gz or .jsonl), found none")
+    if path.name.endswith((".csv", ".csv.gz")):
+        yield from _csv(path)
+    elif path.name.endswith((".jsonl", ".json", ".jsonl.gz")):
+        yield from _json_lines(path)
+    else:
+        raise InputError(f"{path}: expected a name that ends in .csv, .csv.gz or .jsonl")
+
+
+def _csv(path: Path) -> Iterator[TickBatch]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    names = _header(path)
+    times = [name for name in ("time", "ts_ms") if name in names]
+    missing = [name for name in ("symbol", "price", "qty") if name not in names]
+    if missing or not times:
+        needed = [*missing, *([] if times else ["time"])]
+        raise InputError(f"{path}: missing columns {', '.join(needed)}; found {', '.join(names)}")
+    types = {
+        "symbol": pa.string(),
+        "price": pa.string(),
+        "qty": pa.string(),
+        times[0]: pa.int64(),
+        "trade_id": pa.int64(),
+        "side": pa.string(),
+    }
+    wanted = [name for name in types if name in names]
+    convert = csv.ConvertOptions(column_types=types, include_columns=wanted)
+    try:
+        with csv.open_csv(
+            path, csv.ReadOptions(block_size=BLOCK_BYTES), convert_options=convert
+        ) as reader:
+            for batch in reader:
+                columns = {name: batch.column(name).to_pylist() for name in wanted}
+                empty = [None] * batch.num_rows
+                yield TickBatch(
+                    columns["symbol"],
+                    columns["price"],
+                    columns["qty"],
+                    columns[times[0]],
+                    columns.get("trade_id", empty),
+                    columns.get("side", empty),
+                )
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def _header(path: Path) -> list[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            return [name.strip().strip('"') for name in file.readline().split(",")]
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise InputError(f"{path}: not a csv file: {error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[TickBatch]:
+    decoder = msgspec.json.Decoder(_Line)
+    opened = gzip.open if path.suffix == ".gz" else open
+    batch = TickBatch([], [], [], [], [], [])
+    with opened(path, "rb") as file:
+        for number, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                line = decoder.decode(text)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}: line {number}: {error}") from error
+            batch.symbol.append(line.symbol)
+            batch.price.append(str(line.price))
+            batch.qty.append(str(line.qty))
+            batch.time.append(line.time)
+            batch.trade_id.append(line.trade_id)
+            batch.side.append(line.side)
+            if len(batch.symbol) == _LINES:
+                yield batch
+                batch = TickBatch([], [], [], [], [], [])
+    if batch.symbol:
+        yield batch
