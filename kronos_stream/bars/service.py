@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import structlog
@@ -20,9 +20,9 @@ from ..errors import BrokerError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Record
 from ..settings import Settings
-from ..wire.codecs import encode
+from ..wire.codecs import SCHEMA_HEADER, encode, header
 from ..wire.intervals import DAY_MS, INTERVAL_MS
-from ..wire.messages import Bar, Marker
+from ..wire.messages import SCHEMAS, Bar, Marker
 from ..wire.partitioning import partition_of
 from ..wire.topics import group_name
 from .dead_letters import DeadLetters
@@ -35,15 +35,19 @@ POLL_MS: Final = 100
 COMMIT_EVERY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.0
 OUTCOMES: Final = ("accepted", "duplicate", "id_reset", "late", "unlisted", "outside_session")
+OWNERS_MARKER: Final = ("written_by", b"owner")
+"""A header of the markers that this stage writes."""
 YIELD_EVERY: Final = 500
 """Records folded before other tasks (heartbeats) get their turn: some milliseconds of work."""
 
 
-class _Metadata(Struct, frozen=True):
+class _Metadata(Struct, frozen=True, omit_defaults=True):
     """What a commit remembers beside the offset."""
 
     w: int | None
     """The watermark just before that offset, ms."""
+    fed: bool = False
+    """The feed writes markers in this partition."""
 
 
 def _now_ms() -> int:
@@ -53,7 +57,9 @@ def _now_ms() -> int:
 class _Partition:
     """One owned ticks partition: its fold and what the shell knows about it."""
 
-    def __init__(self, number: int, fold: PartitionFold, next_offset: int) -> None:
+    def __init__(
+        self, number: int, fold: PartitionFold, next_offset: int, *, fed: bool = False
+    ) -> None:
         self.number = number
         self.fold = fold
         self.next_offset = next_offset
@@ -64,6 +70,9 @@ class _Partition:
         """The fold is ahead of what was published: a cancelled shell must not commit from it."""
         self.marked_ms: int | None = None
         """The last marker that we wrote."""
+        self.fed = fed
+        """The feed writes markers here: then only it knows what time it is (a replay's is not
+        ours)."""
 
         self._counted: Counter[str] = Counter()
 
@@ -78,7 +87,7 @@ class _Partition:
             telemetry.WATERMARK.labels(str(self.number)).set(self.fold.watermark)
 
     def position(self) -> Commit:
-        metadata = _Metadata(self.fold.watermark_at_low_water)
+        metadata = _Metadata(self.fold.watermark_at_low_water, self.fed)
         return Commit(self.fold.low_water, msgspec.json.encode(metadata).decode())
 
 
@@ -90,7 +99,6 @@ class BarsService:
         settings: Settings,
         broker: Broker,
         *,
-        markers: Literal["feed", "owner"] = "feed",
         backpressure: Backpressure | None = None,
         on_bar: Callable[[Bar], None] | None = None,
         on_late: Callable[[str], None] | None = None,
@@ -101,7 +109,7 @@ class BarsService:
         """`clock` is wall time in ms, for markers alone: bars know no clock."""
         self._settings = settings
         self._broker = broker
-        self._markers = markers
+        self._marks = _marks(settings, broker)
         self._backpressure = backpressure
         self._on_bar = on_bar
         self._on_late = on_late
@@ -147,7 +155,7 @@ class BarsService:
         batches = await self._subscription.poll(max_wait_ms=POLL_MS)
         for number, records in batches.items():
             await self._fold(self._partitions[number], records)
-        if self._markers == "owner":
+        if self._marks:
             await self._mark(set(self._partitions) - set(batches))
         if self._monotonic() - self._committed_at >= self._commit_every_s:
             await self._commit()
@@ -163,8 +171,8 @@ class BarsService:
         begins = await self._broker.begin_offsets(ticks, new)
         ends = await self._broker.end_offsets(ticks, new)
         for number in new:
-            start = _start(number, commits.get(number), begins[number], ends[number])
-            self._partitions[number] = await self._opened(number, *start)
+            offset, metadata = _start(number, commits.get(number), begins[number], ends[number])
+            self._partitions[number] = await self._opened(number, offset, metadata)
             if not self._subscription.owned:
                 return
         for number, partition in self._partitions.items():
@@ -172,7 +180,7 @@ class BarsService:
             self._subscription.seek(number, partition.next_offset)
         self.ready.set()
 
-    async def _opened(self, number: int, offset: int, watermark: int | None) -> _Partition:
+    async def _opened(self, number: int, offset: int, metadata: _Metadata) -> _Partition:
         settings = self._settings
         by_rule = settings.kafka.partitioner != "any"
         symbols = None if settings.symbols == "all" else frozenset(settings.symbols)
@@ -182,7 +190,7 @@ class BarsService:
         last = await last_published(
             self._broker,
             number,
-            watermark=watermark,
+            watermark=metadata.w,
             interval_ms=self._interval_ms,
             expected=mine if by_rule else None,
         )
@@ -191,9 +199,9 @@ class BarsService:
             partition=number,
             partition_of=self._partition_of if by_rule else None,
             symbols=symbols,
-            restored=Restored(watermark=watermark, last=last),
+            restored=Restored(watermark=metadata.w, last=last),
         )
-        return _Partition(number, fold, offset)
+        return _Partition(number, fold, offset, fed=metadata.fed)
 
     def _partition_of(self, symbol: str) -> int:
         return partition_of(symbol, self._partition_count, self._settings.kafka.partitioner)
@@ -204,6 +212,8 @@ class BarsService:
             outputs = fold.apply(record.offset, record.timestamp, record.value, record.headers)
             partition.next_offset = record.offset + 1
             partition.read = True
+            if self._marks and record.key is None and _is_from_feed(record):
+                partition.fed = True
             if outputs:
                 partition.emitting = True
                 if not await self._emit(partition, record, outputs):
@@ -260,7 +270,8 @@ class BarsService:
         due = [
             p
             for p in (self._partitions[n] for n in sorted(quiet))
-            if p.fold.next_close_ms is not None
+            if not p.fed
+            and p.fold.next_close_ms is not None
             and p.fold.next_close_ms <= now
             and (p.marked_ms is None or p.marked_ms < p.fold.next_close_ms)
         ]
@@ -277,7 +288,11 @@ class BarsService:
             marker = Marker(marker_time=now - (now - close_ms) % self._interval_ms)
             value, headers = encode(marker, self._settings.publish.wire)
             await self._publisher.send(
-                ticks, value, partition=partition.number, timestamp=now, headers=headers
+                ticks,
+                value,
+                partition=partition.number,
+                timestamp=now,
+                headers=(*headers, OWNERS_MARKER),
             )
             partition.marked_ms = marker.marker_time
 
@@ -296,19 +311,33 @@ class BarsService:
                 self._partitions[number].committed = commit
 
 
-def _start(number: int, commit: Commit | None, begin: int, end: int) -> tuple[int, int | None]:
-    """Offset and watermark to fold from."""
+def _marks(settings: Settings, broker: Broker) -> bool:
+    """Whether this stage writes the markers: by default where others write the ticks."""
+    if settings.bars.markers is not None:
+        return settings.bars.markers == "owner"
+    return (settings.feed.kind or ("simulated" if broker.embedded else "kafka")) == "kafka"
+
+
+def _is_from_feed(record: Record) -> bool:
+    """A marker without the header of ours."""
+    is_marker = header(record.headers, SCHEMA_HEADER) == SCHEMAS[Marker].encode()
+    return is_marker and OWNERS_MARKER not in record.headers
+
+
+def _start(number: int, commit: Commit | None, begin: int, end: int) -> tuple[int, _Metadata]:
+    """Where to fold from, and what is known there."""
+    unknown = _Metadata(None)
     if commit is None:
-        return begin, None
+        return begin, unknown
     try:
-        watermark = msgspec.json.decode(commit.metadata, type=_Metadata).w
+        metadata = msgspec.json.decode(commit.metadata, type=_Metadata)
     except (msgspec.ValidationError, msgspec.DecodeError):
         log.warning("commit_without_watermark", partition=number, offset=commit.offset)
-        return begin, None
+        return begin, unknown
     if commit.offset > end:
         log.warning("ticks_topic_recreated", partition=number, committed=commit.offset, end=end)
-        return begin, None
+        return begin, unknown
     if commit.offset < begin:
         log.warning("ticks_lost_to_retention", partition=number, records=begin - commit.offset)
-        return begin, watermark
-    return commit.offset, watermark
+        return begin, metadata
+    return commit.offset, metadata

@@ -9,7 +9,13 @@ import msgspec
 import pytest
 
 from kronos_stream.bars.service import BarsService
-from kronos_stream.settings import BarsSettings, KafkaSettings, PublishSettings, Settings
+from kronos_stream.settings import (
+    BarsSettings,
+    FeedSettings,
+    KafkaSettings,
+    PublishSettings,
+    Settings,
+)
 from kronos_stream.wire.codecs import decode, encode
 from kronos_stream.wire.messages import Bar, Marker, Tick
 from kronos_stream.wire.partitioning import partition_of
@@ -27,10 +33,12 @@ def _settings(
     *,
     kafka: dict[str, object] | None = None,
     wire: str = "json",
+    feed: str | None = "simulated",
     **bars: object,
 ) -> Settings:
     return Settings(
         symbols=symbols,  # type: ignore[arg-type]
+        feed=FeedSettings(kind=feed),  # type: ignore[arg-type]
         kafka=KafkaSettings(**(kafka or {})),  # type: ignore[arg-type]
         bars=BarsSettings(**bars),  # type: ignore[arg-type]
         publish=PublishSettings(wire=wire),  # type: ignore[arg-type]
@@ -356,13 +364,19 @@ class Wall:
         return self.now
 
 
-async def test_the_owner_marks_a_close_only_when_the_clock_has_passed_it() -> None:
+def _quiet(**more: str | None) -> tuple[FakeCluster, Settings]:
+    """A partition of ticks that others write, where time stands still after one of BTCUSDT."""
     cluster = FakeCluster(partitions=1)
-    feed, wall = Feed(cluster), Wall(T0 + STEP + GRACE - 1)
-    feed.marker(T0)
+    feed = Feed(cluster)
+    feed.tick("ETHUSDT", T0)
     feed.tick("BTCUSDT", T0 + GRACE)
-    settings = _settings(("BTCUSDT",))
-    async with _running(FakeBroker(cluster), settings, markers="owner", clock=wall) as service:
+    return cluster, _settings(("BTCUSDT",), **{"feed": "kafka", **more})  # type: ignore[arg-type]
+
+
+async def test_the_owner_marks_a_close_only_when_the_clock_has_passed_it() -> None:
+    cluster, settings = _quiet()
+    wall = Wall(T0 + STEP + GRACE - 1)
+    async with _running(FakeBroker(cluster), settings, clock=wall) as service:
         await _idle(service)
         assert len(cluster.records(TICKS)) == 2
         assert _bars(cluster) == []
@@ -377,24 +391,47 @@ async def test_the_owner_marks_a_close_only_when_the_clock_has_passed_it() -> No
 
 
 async def test_one_marker_ends_a_long_silence() -> None:
-    cluster = FakeCluster(partitions=1)
-    feed, wall = Feed(cluster), Wall(T0 + 5 * STEP + 77)
-    feed.marker(T0)
-    feed.tick("BTCUSDT", T0 + 1)
-    settings = _settings(("BTCUSDT",))
-    async with _running(FakeBroker(cluster), settings, markers="owner", clock=wall) as service:
-        await _idle(service)
+    cluster, settings = _quiet()
+    await _folded(FakeBroker(cluster), settings, clock=Wall(T0 + 5 * STEP + 77))
     assert len(cluster.records(TICKS)) == 3
     assert [bar.open_time for bar in _bars(cluster)] == [T0 + i * STEP for i in range(4)]
 
 
-async def test_the_feed_marks_so_the_owner_does_not() -> None:
-    cluster = FakeCluster(partitions=1)
-    feed = Feed(cluster)
-    feed.marker(T0)
-    feed.tick("BTCUSDT", T0 + 1)
-    await _folded(FakeBroker(cluster), clock=Wall(T0 + 10 * STEP))
-    assert len(cluster.records(TICKS)) == 2
+async def test_an_heir_goes_on_marking_after_the_markers_of_another() -> None:
+    cluster, settings = _quiet()
+    for i in (1, 2):
+        await _folded(FakeBroker(cluster), settings, clock=Wall(T0 + i * STEP + GRACE))
+    assert [bar.open_time for bar in _bars(cluster)] == [T0, T0 + STEP]
+
+
+async def test_a_feed_that_marks_knows_the_time_better() -> None:
+    """A replay of the past: our clock would make every later tick late. Also after a restart."""
+    cluster, settings = _quiet()
+    Feed(cluster).marker(T0 + STEP + GRACE)
+    for _ in range(2):
+        await _folded(FakeBroker(cluster), settings, clock=Wall(T0 + 10_000 * STEP))
+    assert len(cluster.records(TICKS)) == 3
+    assert [bar.open_time for bar in _bars(cluster)] == [T0]
+
+
+@pytest.mark.parametrize(
+    ("feed", "markers", "embedded", "marks"),
+    [
+        ("kafka", None, False, True),
+        (None, None, False, True),
+        (None, None, True, False),
+        ("simulated", None, False, False),
+        ("kafka", "feed", False, False),
+        ("simulated", "owner", False, True),
+    ],
+)
+async def test_who_marks(
+    feed: str | None, markers: str | None, embedded: bool, marks: bool
+) -> None:
+    cluster, settings = _quiet(feed=feed, markers=markers)
+    broker = FakeBroker(cluster, embedded=embedded)
+    await _folded(broker, settings, clock=Wall(T0 + 10 * STEP))
+    assert len(cluster.records(TICKS)) == 2 + marks
 
 
 async def test_ticks_lost_to_retention_do_not_stop_the_stage() -> None:

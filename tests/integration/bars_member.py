@@ -10,7 +10,7 @@ import os
 
 from kronos_stream.bars.service import BarsService
 from kronos_stream.kafka import Broker
-from kronos_stream.settings import KafkaSettings, Settings
+from kronos_stream.settings import FeedSettings, KafkaSettings, Settings
 from kronos_stream.wire.messages import Bar
 from tests.tick_sessions import SYMBOLS
 
@@ -22,6 +22,7 @@ def member_settings(prefix: str, instance_id: str | None = None) -> Settings:
     """What all members of a test's group share."""
     return Settings(
         symbols=SYMBOLS,
+        feed=FeedSettings(kind="simulated"),
         kafka=KafkaSettings(
             topic_prefix=prefix,
             partitions=PARTITIONS,
