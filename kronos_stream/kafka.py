@@ -314,6 +314,11 @@ class Broker:
         )
         return Subscription(self, consumer, topic, group, instance_id)
 
+    def tail(self, topic: str) -> "Subscription":
+        """All partitions of a topic without any group, on either broker: nothing is committed, so
+        any number of readers see everything."""
+        return Subscription(self, self._consumer(), topic, None)
+
     def _consumer(self, **more: Any) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap,

@@ -1,0 +1,8 @@
+"""`python -m kronos_stream` is `kronos-stream`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
