@@ -66,6 +66,7 @@ def configure(settings: TelemetrySettings) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    # aiokafka logs what it retries by itself as errors; what it gives up on it raises.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if settings.metrics_port:
         start_http_server(settings.metrics_port)

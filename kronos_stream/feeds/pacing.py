@@ -9,15 +9,26 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+import structlog
+
+log = structlog.get_logger()
+
 LIMITS: Final = {"ticks": 2_000_000, "bars": 1_000}
 """Unread bytes of ticks, and bars that are not finished, at which the feed waits."""
 
 
 class Backpressure:
-    """What each stage has been given and has finished; single-threaded."""
+    """What each stage has been given and has finished; single-threaded.
 
-    def __init__(self, limits: Mapping[str, int] = LIMITS) -> None:
+    On a broker that other members share, they may take over what was counted here: after
+    `patience_s` without progress the counts begin anew. None: wait for ever.
+    """
+
+    def __init__(
+        self, limits: Mapping[str, int] = LIMITS, *, patience_s: float | None = None
+    ) -> None:
         self._limits = dict(limits)
+        self._patience_s = patience_s
         self._open = dict.fromkeys(limits, 0)
         self._changed = asyncio.Event()
 
@@ -37,13 +48,18 @@ class Backpressure:
     async def wait_room(self) -> None:
         """Until every stage is under its limit."""
         while any(self._open[stage] > limit for stage, limit in self._limits.items()):
-            await self._next_change()
+            await self._progress()
 
     async def wait_idle(self) -> None:
         """Until every stage has finished all that was produced."""
         while any(self._open.values()):
-            await self._next_change()
+            await self._progress()
 
-    async def _next_change(self) -> None:
+    async def _progress(self) -> None:
         self._changed.clear()
-        await self._changed.wait()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._changed.wait()
+        except TimeoutError:
+            log.info("backpressure_reset", **self._open)
+            self._open = dict.fromkeys(self._open, 0)

@@ -1,0 +1,268 @@
+"""Wiring: brokers, stores and stages come up in order, run, and go down in order."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from .bars.calendar import Calendar, calendar_of
+from .bars.service import BarsService
+from .bars.tables import read_bars
+from .console import Console
+from .context.contexts import Contexts
+from .context.store import ContextStore
+from .embedded import EmbeddedBroker, EmbeddedStore
+from .engine.client import EngineClient
+from .engine.messages import EngineHello
+from .engine.spec import bars_needed, resolve_spec
+from .feeds.pacing import Backpressure
+from .feeds.service import FeedService
+from .forecasts.service import ForecastService, check_message_size
+from .kafka import Broker
+from .settings import Settings
+from .wire.ids import digest
+from .wire.intervals import INTERVAL_MS
+from .wire.messages import Bar, ForecastSpec
+from .wire.topics import group_name
+
+log = structlog.get_logger()
+
+FORCED: Final = 130
+"""Exit status after a second Ctrl-C."""
+DEFAULT_LOOKBACK: Final = 400
+PATIENCE_S: Final = 10.0
+
+
+async def run(
+    settings: Settings, *, stages: tuple[str, ...], for_s: float | None, bars: int | None
+) -> int:
+    """Runs the stages until Ctrl-C, `for_s` seconds, `bars` bars, or the end of the feed; 0.
+
+    Raises a KronosStreamError (or a group of them) for what the user can mend.
+    """
+    with _stopped_by_signals():
+        try:
+            async with asyncio.timeout(for_s):
+                await _serve(settings, stages, bars)
+        except TimeoutError:
+            if for_s is None:
+                raise
+    return 0
+
+
+async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) -> None:
+    whole = stages == ("feed", "bars", "forecast")
+    async with AsyncExitStack() as stack:
+        console = Console(settings, sys.stdout)
+        broker = await stack.enter_async_context(_broker(settings, console if whole else None))
+        await broker.ensure_topics()
+        console.start()
+        stack.callback(console.stop)
+        backpressure = None
+        if whole:
+            backpressure = Backpressure(patience_s=None if broker.embedded else PATIENCE_S)
+        tasks: dict[str, asyncio.Task[None]] = {}
+        stack.push_async_callback(_stop, tasks)
+
+        def begin(name: str, work: Coroutine[Any, Any, None]) -> None:
+            tasks[name] = asyncio.create_task(work, name=name)
+
+        history_bars = _history_bars(settings)
+        if "bars" in stages:
+            bars_service = BarsService(
+                settings,
+                broker,
+                backpressure=backpressure,
+                on_bar=console.on_bar,
+                on_late=console.on_late,
+            )
+            begin("bars", bars_service.run())
+        if "forecast" in stages:
+            forecast_service, spec = await _forecast_service(
+                settings, broker, stack, console, backpressure
+            )
+            history_bars = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
+            begin("forecast", forecast_service.run())
+            await _first(tasks, forecast_service.ready.wait())
+        if "bars" in stages:
+            await _first(tasks, bars_service.ready.wait())
+        if "feed" in stages:
+            feed = FeedService(
+                settings,
+                broker,
+                kind=settings.feed.kind or "kafka",
+                read_history=functools.partial(_read_history, settings.bars.interval),
+                history_bars=history_bars,
+                bars_limit=bars,
+                backpressure=backpressure,
+            )
+            begin("feed", feed.run())
+            await _first(tasks, asyncio.shield(tasks["feed"]))
+            del tasks["feed"]
+            if backpressure is None:
+                return
+            await _first(tasks, backpressure.wait_idle())
+            if settings.feed.kind != "kafka":
+                return
+        await _first(tasks, asyncio.Event().wait())
+
+
+@asynccontextmanager
+async def _broker(settings: Settings, console: Console | None) -> AsyncIterator[Broker]:
+    """The named broker, or an embedded one; `console` tells the user its address at once."""
+    async with AsyncExitStack() as stack:
+        bootstrap = settings.kafka.bootstrap
+        embedded = bootstrap is None
+        if bootstrap is None:
+            server = await asyncio.to_thread(EmbeddedBroker)
+            stack.callback(server.close)
+            bootstrap = server.bootstrap
+        if console is not None:
+            console.banner(bootstrap, embedded)
+        broker = Broker(
+            settings.kafka,
+            bootstrap=bootstrap,
+            embedded=embedded,
+            interval=settings.bars.interval,
+        )
+        await broker.start()
+        stack.push_async_callback(broker.close)
+        yield broker
+
+
+async def _forecast_service(
+    settings: Settings,
+    broker: Broker,
+    stack: AsyncExitStack,
+    console: Console,
+    backpressure: Backpressure | None,
+) -> tuple[ForecastService, ForecastSpec]:
+    """The store and the engine come up together with the service that uses them."""
+    url = settings.redis.url
+    if url is None:
+        server = await asyncio.to_thread(EmbeddedStore)
+        stack.callback(server.close)
+        url = server.url
+    engine = EngineClient(settings.model)
+    stack.push_async_callback(engine.close)
+    hello = await engine.start()
+    spec = resolve_spec(settings, hello.max_context, settings.bars.calendar)
+    check_message_size(settings, spec)
+    hello = await engine.configure(spec)
+    scope = _scope(settings, spec, hello)
+    keep = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
+    store = ContextStore(
+        settings.redis, url=url, interval=settings.bars.interval, scope=scope, keep=keep
+    )
+    stack.push_async_callback(store.close)
+    await store.start()
+    log.info(
+        "engine_ready",
+        model=hello.model,
+        revision=hello.model_revision,
+        device=hello.device,
+        dtype=hello.dtype,
+        lookback=spec.lookback,
+        slot_bytes=hello.cache_bytes,
+        slots=hello.slots,
+    )
+    service = ForecastService(
+        settings,
+        broker,
+        Contexts(store, broker, want=bars_needed(spec), keep=keep),
+        engine,
+        hello,
+        group=group_name(settings.kafka, "forecasts", settings.bars.interval, scope),
+        spec_of=lambda symbol: msgspec.structs.replace(
+            spec, calendar=_calendar_name(settings, symbol)
+        ),
+        calendar_of=_calendars(settings),
+        shed=settings.forecast.shed == "on",
+        backpressure=backpressure,
+        on_forecast=console.on_forecast,
+        on_skipped=console.on_skipped,
+    )
+    return service, spec
+
+
+def _scope(settings: Settings, spec: ForecastSpec, hello: EngineHello) -> str:
+    """Two models, or two sets of settings, side by side: each has its own group and contexts."""
+    return digest(hello.model_revision, spec, settings.bars.symbol_calendars, size=4)
+
+
+def _calendar_name(settings: Settings, symbol: str) -> str:
+    return settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
+
+
+def _calendars(settings: Settings) -> Callable[[str], Calendar]:
+    interval_ms = INTERVAL_MS[settings.bars.interval]
+    return lambda symbol: calendar_of(_calendar_name(settings, symbol), interval_ms)
+
+
+def _history_bars(settings: Settings) -> int:
+    forecast = settings.forecast
+    lookback = forecast.lookback or DEFAULT_LOOKBACK
+    return lookback + max(1, forecast.anchor_every) + settings.context.slack
+
+
+def _read_history(interval: str, path: Path, symbol: str) -> list[Bar]:
+    return read_bars(path, interval, symbol=symbol)[symbol]
+
+
+async def _first(tasks: dict[str, asyncio.Task[None]], goal: Any) -> None:
+    """Waits for `goal`, unless a stage ends before: stages only end by failing, the feed apart."""
+    waiting = asyncio.ensure_future(goal)
+    try:
+        await asyncio.wait({waiting, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks.values():
+            if task.done():
+                task.result()
+        await waiting
+    finally:
+        waiting.cancel()
+
+
+async def _stop(tasks: dict[str, asyncio.Task[None]]) -> None:
+    """In the order of the flow: what is on its way is still taken by the next stage."""
+    for name in ("feed", "bars", "forecast"):
+        task = tasks.get(name)
+        if task is not None and not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the body in good order; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    body = asyncio.current_task()
+    assert body is not None
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        if asked:
+            os._exit(FORCED)
+        asked = True
+        body.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,43 @@
+"""The replay feed: a ticks file in virtual time, in the order of the file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import InputError
+from ..wire.messages import Tick
+from ..wire.tick_files import read_ticks
+from .simulated import Arrival
+
+
+class ReplayFeed:
+    """The ticks of the listed symbols (None: all) in a file; each arrives at its own time, or
+    right after the one before it where the file is not in order."""
+
+    def __init__(self, path: str | Path, symbols: frozenset[str] | None) -> None:
+        self._path = Path(path)
+        self._symbols = symbols
+        first = next(self.arrivals(), None)
+        if first is None:
+            wanted = "any tick" if symbols is None else f"ticks of {', '.join(sorted(symbols))}"
+            raise InputError(f"{path}: expected {wanted}, found none")
+        self.first_ms = first.at
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """From the beginning of the file."""
+        at = 0
+        for batch in read_ticks(self._path):
+            for symbol, price, qty, time, trade_id, side in zip(*batch, strict=True):
+                if self._symbols is not None and symbol not in self._symbols:
+                    continue
+                at = max(at, time)
+                yield Arrival(
+                    at,
+                    Tick(
+                        symbol=symbol,
+                        price=price,
+                        qty=qty,
+                        time=time,
+                        trade_id=trade_id,
+                        side="buy" if side == "buy" else "sell" if side == "sell" else None,
+                    ),
+                )

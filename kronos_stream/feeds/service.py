@@ -1,0 +1,283 @@
+"""The feed stage, the shell: history first, then ticks and markers in virtual time.
+
+Virtual time runs `speed` times as fast as the wall clock and stands still while a later stage is
+behind. A marker is written to every partition at each close time + grace, and at least every
+250 ms of wall time; no tick of an earlier virtual time is written after it, unless on request.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+import msgspec
+import structlog
+
+from .. import telemetry
+from ..errors import BrokerError, SettingsError
+from ..kafka import Broker, Publisher
+from ..settings import Settings
+from ..wire.codecs import decode, encode
+from ..wire.foreign import TickDecoder
+from ..wire.intervals import INTERVAL_MS
+from ..wire.messages import Bar, Marker
+from ..wire.partitioning import partition_of
+from .history import Reader, as_history, history_files
+from .pacing import Backpressure
+from .replay import ReplayFeed
+from .simulated import Arrival, SimulatedFeed
+from .topic_end import topic_end
+
+log = structlog.get_logger()
+
+MARKER_EVERY_S: Final = 0.25
+YIELD_EVERY: Final = 200
+"""Ticks written before other tasks get their turn."""
+
+
+class FeedService:
+    """Writes the ticks topic. `kind` kafka writes history alone: its ticks are others'."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        *,
+        kind: str,
+        read_history: Reader,
+        history_bars: int,
+        bars_limit: int | None = None,
+        backpressure: Backpressure | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`history_bars` is how many bars of history a cold symbol gets; `bars_limit` ends the
+        feed after so many closes."""
+        self._settings = settings
+        self._broker = broker
+        self._kind = kind
+        self._read_history = read_history
+        self._history_bars = history_bars
+        self._bars_limit = bars_limit
+        self._backpressure = backpressure
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._speed = settings.feed.speed
+        self._interval_ms = INTERVAL_MS[settings.bars.interval]
+        self._symbols = () if settings.symbols == "all" else tuple(settings.symbols)
+        self._homes: dict[str, int] = {}
+        self._partitions = 0
+        self._written = 0
+        self._closed = 0
+        self._zero: tuple[float, int] | None = None
+        """Wall and virtual time at which pacing began."""
+
+    async def run(self) -> None:
+        """Until the feed ends (replay, `bars_limit`, history alone) or is cancelled."""
+        self._partitions = await self._broker.partitions(self._broker.topics.ticks)
+        self._publisher: Publisher = self._broker.publisher()
+        await self._publisher.start()
+        try:
+            if self._kind == "simulated":
+                await self._simulate()
+            elif self._kind == "replay":
+                await self._replay()
+            else:
+                await self._history_of(self._symbols, before=None, simulated=None)
+            await self._publisher.flush()
+        finally:
+            await self._publisher.close()
+
+    # -- the feeds -----------------------------------------------------------------------------
+
+    async def _simulate(self) -> None:
+        feed = self._settings.feed
+        homes: dict[int, list[str]] = {}
+        for symbol in self._symbols:
+            homes.setdefault(self._home(symbol), []).append(symbol)
+        end = await topic_end(self._broker, self._decoder(), dict(homes))
+        start = feed.start_ms - feed.start_ms % self._interval_ms
+        if end.watermark is not None:
+            start = max(start, end.watermark - end.watermark % 60_000 + 60_000)
+            log.info("feed_continues", start_ms=start, symbols=len(end.symbols))
+        simulated = SimulatedFeed(
+            self._symbols,
+            feed,
+            interval=self._settings.bars.interval,
+            grace_ms=self._settings.bars.grace_ms,
+            start_ms=start,
+            resume=end.symbols,
+        )
+        await self._history_of(self._symbols, before=start, simulated=simulated)
+        if end.watermark is None:
+            # The partition's time has reached the first interval: its bars are whole.
+            await self._mark(start)
+        await self._play(start, (a for _, minute in simulated.minutes() for a in minute))
+
+    async def _replay(self) -> None:
+        path = self._settings.feed.file
+        if path is None:
+            raise SettingsError("feed.file: expected a ticks file for the replay feed, got none")
+        replay = ReplayFeed(path, frozenset(self._symbols) or None)
+        end = await topic_end(self._broker, self._decoder(), {})
+        if end.watermark is not None and end.watermark > replay.first_ms:
+            raise BrokerError(
+                f"{self._broker.topics.ticks}: time there has reached {end.watermark} ms, past the "
+                f"file's first tick at {replay.first_ms} ms, so all of it would be late; use "
+                "another --topic-prefix, or delete the topics of this one"
+            )
+        await self._history_of(self._symbols, before=replay.first_ms, simulated=None)
+        last = await self._play(replay.first_ms, replay.arrivals())
+        close = last - last % self._interval_ms + self._interval_ms
+        await self._mark(close + self._settings.bars.grace_ms)
+
+    def _decoder(self) -> TickDecoder:
+        bars = self._settings.bars
+        return TickDecoder(digits=bars.scale_digits, symbol_digits=bars.symbol_scales)
+
+    # -- history -------------------------------------------------------------------------------
+
+    async def _history_of(
+        self, symbols: tuple[str, ...], *, before: int | None, simulated: SimulatedFeed | None
+    ) -> None:
+        """Bars of the cold symbols: those without any bar in the bars topic."""
+        file = self._settings.feed.history
+        files = history_files(file, symbols) if file else {}
+        if not files and simulated is None:
+            return
+        warm = await self._warm_symbols(symbols)
+        for symbol in symbols:
+            made: list[Bar] = []
+            if symbol in files:
+                made = self._read_history(files[symbol], symbol)
+            elif simulated is not None and symbol not in warm:
+                made = simulated.history(symbol, self._history_bars)
+            if symbol in warm:
+                telemetry.HISTORY_CLASHES.inc(len(made))
+                continue
+            await self._publish_history(as_history(made, before=before, count=self._history_bars))
+        await self._publisher.flush()
+
+    async def _publish_history(self, bars: list[Bar]) -> None:
+        for i, bar in enumerate(bars):
+            value, headers = encode(bar, self._settings.publish.wire)
+            if self._backpressure is not None:
+                self._backpressure.produced("bars", 1)
+            await self._publisher.send(
+                self._broker.topics.bars,
+                value,
+                partition=self._home(bar.symbol),
+                key=bar.symbol.encode(),
+                timestamp=bar.open_time,
+                headers=headers,
+            )
+            telemetry.BARS.labels("history").inc()
+            if i % YIELD_EVERY == 0:
+                await self._room()
+        if bars:
+            log.info("history_published", symbol=bars[0].symbol, bars=len(bars))
+
+    async def _warm_symbols(self, symbols: tuple[str, ...]) -> set[str]:
+        topic = self._broker.topics.bars
+        homes = {self._home(symbol) for symbol in symbols}
+        begins = await self._broker.begin_offsets(topic, homes)
+        ends = await self._broker.end_offsets(topic, homes)
+        warm: set[str] = set()
+        for partition in sorted(homes):
+            due = {s for s in symbols if self._home(s) == partition}
+            async for records in self._broker.read(
+                topic, partition, begins[partition], ends[partition]
+            ):
+                for record in records:
+                    try:
+                        warm.add(decode(record.value, record.headers, Bar).symbol)
+                    except (msgspec.ValidationError, msgspec.DecodeError):
+                        continue
+                if due <= warm:
+                    break
+        return warm
+
+    # -- ticks and markers ---------------------------------------------------------------------
+
+    async def _play(self, start: int, arrivals: Iterator[Arrival]) -> int:
+        """Writes arrivals and markers in virtual time; answers the time of the last arrival."""
+        grace_ms = self._settings.bars.grace_ms
+        close = start - start % self._interval_ms + self._interval_ms + grace_ms
+        last = start
+        self._zero = (self._monotonic(), start)
+        for arrival in arrivals:
+            while close <= arrival.at:
+                await self._until(close)
+                await self._mark(close)
+                self._closed += 1
+                if self._bars_limit is not None and self._closed >= self._bars_limit:
+                    return last
+                close += self._interval_ms
+            await self._until(arrival.at)
+            await self._write(arrival)
+            last = arrival.at
+        return last
+
+    async def _until(self, at: int) -> None:
+        """Waits for virtual time `at`, marking the time that passes, and for the later stages."""
+        self._written += 1
+        if math.isinf(self._speed):
+            if self._written % YIELD_EVERY == 0:
+                await self._sleep(0)
+                await self._room()
+            return
+        while (behind_s := (at - self._virtual_ms()) / 1000 / self._speed) > 0:
+            await self._sleep(min(behind_s, MARKER_EVERY_S))
+            await self._room()
+            if behind_s > MARKER_EVERY_S:
+                await self._mark(min(self._virtual_ms(), at - 1))
+        if self._written % YIELD_EVERY == 0:
+            await self._room()
+
+    def _virtual_ms(self) -> int:
+        assert self._zero is not None
+        wall, virtual = self._zero
+        return virtual + int((self._monotonic() - wall) * 1000 * self._speed)
+
+    async def _room(self) -> None:
+        """Virtual time stands still while a later stage is behind."""
+        if self._backpressure is None:
+            return
+        began = self._monotonic()
+        await self._backpressure.wait_room()
+        if self._zero is not None:
+            wall, virtual = self._zero
+            self._zero = (wall + self._monotonic() - began, virtual)
+
+    async def _write(self, arrival: Arrival) -> None:
+        tick = arrival.tick
+        value, headers = encode(tick, self._settings.publish.wire)
+        self._count(value)
+        await self._publisher.send(
+            self._broker.topics.ticks,
+            value,
+            partition=self._home(tick.symbol),
+            key=tick.symbol.encode(),
+            timestamp=max(arrival.at, tick.time),
+            headers=headers,
+        )
+
+    async def _mark(self, at: int) -> None:
+        value, headers = encode(Marker(marker_time=at), self._settings.publish.wire)
+        for partition in range(self._partitions):
+            self._count(value)
+            await self._publisher.send(
+                self._broker.topics.ticks, value, partition=partition, timestamp=at, headers=headers
+            )
+
+    def _count(self, value: bytes) -> None:
+        if self._backpressure is not None:
+            self._backpressure.produced("ticks", len(value))
+
+    def _home(self, symbol: str) -> int:
+        home = self._homes.get(symbol)
+        if home is None:
+            partitioner = self._settings.kafka.partitioner
+            home = self._homes[symbol] = partition_of(symbol, self._partitions, partitioner)
+        return home

@@ -1,0 +1,106 @@
+"""Bars file → forecast file, without a broker: the very same engine and record as the stream's."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..bars.calendar import calendar_of
+from ..bars.tables import check_ending, read_bars, write_rows
+from ..context.window import Window
+from ..engine.core import Engine
+from ..engine.messages import EngineHello
+from ..engine.spec import bars_needed, resolve_spec
+from ..errors import InputError
+from ..model.catalog import load_pair
+from ..settings import Settings
+from ..wire.intervals import INTERVAL_MS
+from ..wire.messages import Forecast, Timing
+from .record import build_forecast, due_forecast
+
+
+def forecast_file(bars: Path, symbol: str, settings: Settings, out: Path) -> Forecast:
+    """Forecasts at the last bar of `symbol` in a bars file and writes the record to `out`: one
+    JSON line, or one row of a parquet or csv table, columns named as the record's fields (nested
+    ones as JSON text).
+
+    InputError where the bars do not give a forecast, and why.
+    """
+    check_ending(out)
+    forecast = forecast_of(bars, symbol, settings)
+    row: dict[str, Any] = msgspec.to_builtins(forecast)
+    if out.suffix != ".jsonl":
+        row = {
+            name: msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
+            for name, value in row.items()
+        }
+    write_rows(out, [row], list(row))
+    return forecast
+
+
+def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
+    """The record at the last bar of `symbol` in a bars file."""
+    interval = settings.bars.interval
+    series = read_bars(bars, interval, symbol=symbol)[symbol]
+    if settings.model.threads:
+        import torch
+
+        torch.set_num_threads(settings.model.threads)
+    pair = load_pair(
+        settings.model.model, settings.model.tokenizer, revision=settings.model.revision
+    )
+    if settings.model.max_context:
+        pair[0].max_context = settings.model.max_context
+    calendar_name = settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
+    calendar = calendar_of(calendar_name, INTERVAL_MS[interval])
+    spec = resolve_spec(settings, pair[0].max_context, calendar_name)
+    engine = Engine(*pair, spec, device=settings.model.device)
+    read_ms = _wall_ms()
+    window = Window.from_bars(series[-bars_needed(spec) :])
+    due = due_forecast(window, spec, calendar, engine.revision)
+    if due is None:
+        raise InputError(
+            f"{bars}: {symbol}: lookback_incomplete: expected {spec.lookback + 1} bars or more, "
+            f"found {len(series)}"
+        )
+    if due.missing > settings.context.max_missing_bars:
+        raise InputError(
+            f"{bars}: {symbol}: too_many_missing_bars: {due.missing} intervals of the context "
+            f"have no bar, context.max_missing_bars is {settings.context.max_missing_bars}"
+        )
+    (reply,) = engine.forecast([due.request], _wall_ms)
+    if reply.refused is not None:
+        raise InputError(f"{bars}: {symbol}: {reply.refused}: these bars give no forecast")
+    return build_forecast(
+        due,
+        reply,
+        _hello(settings, engine, pair[0].max_context),
+        levels=settings.forecast.quantile_levels,
+        with_paths=settings.publish.paths,
+        timing=Timing(
+            bar_read=read_ms,
+            engine_start=reply.started_ms,
+            engine_end=reply.ended_ms,
+            published=_wall_ms(),
+        ),
+    )
+
+
+def _hello(settings: Settings, engine: Engine, max_context: int) -> EngineHello:
+    import torch
+
+    return EngineHello(
+        model=settings.model.model,
+        model_revision=engine.revision,
+        max_context=max_context,
+        device=settings.model.device,
+        dtype=settings.model.dtype,
+        threads=torch.get_num_threads(),
+        cache_bytes=engine.cache.slot_bytes,
+        slots=engine.cache.capacity,
+    )
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
