@@ -40,7 +40,7 @@ async def findings(
         for look in (_of_topics, _of_ticks):
             wrong += await _in_time(look(settings, broker, say, clock))
     except BrokerError as error:
-        wrong.append(f"kafka: {error}")
+        wrong.append(str(error))
     finally:
         await broker.close()
     return wrong
@@ -53,7 +53,7 @@ async def create_topics(settings: Settings, say: Say) -> None:
         await broker.start()
         await broker.ensure_topics()
         for topic in broker.topics.all:
-            say(f"{topic}: {await broker.partitions(topic)} partitions")
+            say(f"{topic}: partitions={await broker.partitions(topic)}")
         for line in await broker.check_topics():
             say(f"differs: {line}")
     finally:
@@ -64,7 +64,7 @@ def described_topics(settings: Settings) -> list[str]:
     """How each topic must be, one line each."""
     specs = Topics(settings.kafka.topic_prefix, settings.bars.interval).specs()
     return [
-        f"{spec.name}: {spec.partitions or settings.kafka.partitions} partitions, "
+        f"{spec.name}: partitions={spec.partitions or settings.kafka.partitions}, "
         + ", ".join(f"{key}={value}" for key, value in spec.configs.items())
         for spec in specs
     ]

@@ -8,6 +8,7 @@ beginning.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import (
     AsyncIterator,
@@ -15,6 +16,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -70,6 +72,18 @@ async def _retried(call: Callable[[], Awaitable[T]], what: str) -> T:
         await asyncio.sleep(RETRY_S)
 
 
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """aiokafka logs what it also raises: where an error tells it all, its log lines are noise."""
+    logger = logging.getLogger("aiokafka")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 async def _closed(stop: Callable[[], Coroutine[Any, Any, None]], client: Any) -> None:
     """Stop a client in bounded time: with the broker gone, a clean stop would wait for ever.
 
@@ -108,8 +122,9 @@ class Broker:
         )
         self._query = self._consumer()
         try:
-            await self._admin.start()
-            await self._query.start()
+            with _silenced():
+                await self._admin.start()
+                await self._query.start()
         except (KafkaError, OSError, ValueError) as error:
             await self.close()
             raise BrokerError(
