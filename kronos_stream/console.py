@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -76,7 +77,12 @@ class Console:
         """Begin the live table, where there is a terminal."""
         if self._terminal and not self._closed:
             # Refreshed by us alone: a thread of rich's would draw while the loop changes rows.
-            self._live = Live(self._table(), console=self._rich, auto_refresh=False)
+            self._live = Live(
+                self._table(),
+                console=self._rich,
+                auto_refresh=False,
+                redirect_stderr=sys.stderr.isatty(),
+            )
             self._live.start(refresh=True)
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ own name. Log events are snake_case nouns with fields.
 
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -42,6 +42,17 @@ LATENCY: Final = Histogram(
 """stage: queue, engine, publish, total."""
 
 
+class _StandardError:
+    """Whatever standard error is when a line is written: a live table redirects it, so that the
+    line appears above the table."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure(settings: TelemetrySettings) -> None:
     """Logs go to standard error (standard output belongs to the console and to records); the
     metrics server starts if a port is set."""
@@ -62,7 +73,7 @@ def configure(settings: TelemetrySettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
