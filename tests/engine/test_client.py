@@ -1,0 +1,78 @@
+"""The engine process: dies, hangs, refuses; the client loses nothing."""
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kronos_stream.engine.client import EngineClient
+from kronos_stream.engine.core import Engine
+from kronos_stream.errors import EngineError
+from kronos_stream.model.catalog import load_pair
+from kronos_stream.settings import ModelSettings
+from tests.model.peer import bars
+
+from .requests import request, spec
+
+WANTED = spec(lookback=60, horizon=3, paths=3)
+
+
+@pytest.fixture
+async def client() -> EngineClient:
+    made = EngineClient(ModelSettings(threads=1, batch_timeout_s=20.0))
+    await made.start()
+    await made.configure(WANTED)
+    yield made
+    await made.close()
+
+
+async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClient) -> None:
+    asked = [request("AAA", bars(120), 100, WANTED)]
+    expected = Engine(*load_pair("builtin"), WANTED).forecast(asked, lambda: 0)
+    first = await client.forecast(asked)
+    assert first[0].paths == expected[0].paths
+    assert client.hello is not None
+    assert client.hello.max_context == 256
+    before = client.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    again = await client.forecast(asked)
+    assert again[0].paths == expected[0].paths
+    assert client.pid != before
+
+
+async def test_a_hanging_process_is_replaced(client: EngineClient) -> None:
+    asked = [request("AAA", bars(120), 100, WANTED)]
+    expected = await client.forecast(asked)
+    before = client.pid
+    assert before is not None
+    os.kill(before, signal.SIGSTOP)
+    client._timeout_s = 0.5
+    again = []
+    try:
+        # A replacement loads the model within its own time, and then answers within this one.
+        again = await client.forecast(asked)
+    finally:
+        assert client.pid != before
+    assert [msgspec.structs.replace(r, started_ms=0, ended_ms=0, cache="miss") for r in again] == [
+        msgspec.structs.replace(r, started_ms=0, ended_ms=0, cache="miss") for r in expected
+    ]
+
+
+async def test_a_model_that_cannot_load_is_one_error(tmp_path: Path) -> None:
+    client = EngineClient(ModelSettings(model=str(tmp_path), threads=1))
+    try:
+        with pytest.raises(EngineError, match="holds neither model"):
+            await client.start()
+    finally:
+        await client.close()
+
+
+async def test_close_ends_the_process(client: EngineClient) -> None:
+    pid = client.pid
+    assert pid is not None
+    await client.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,243 @@
+"""The engine against recomputation from scratch, under any interleaving of what can happen."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from kronos_stream.engine.core import Engine
+from kronos_stream.errors import EngineError
+from kronos_stream.wire.messages import ForecastSpec
+from tests.model.peer import SMALL, bars
+
+from .requests import paths_of, recomputed, request, spec, tiny_pair
+
+SYMBOLS = ("AAA", "BBB", "CCC")
+
+
+def no_clock() -> int:
+    return 0
+
+
+def engine_of(wanted: ForecastSpec, *, slots: int = 100, model_seed: int = 0) -> Engine:
+    engine = Engine(*tiny_pair(model_seed), wanted)
+    engine.cache.capacity = slots
+    return engine
+
+
+def close_to(ours: np.ndarray, theirs: np.ndarray, std: np.ndarray) -> bool:
+    """Within 1e-4 in normalised values: a flipped token would be off by far more."""
+    return bool((np.abs(ours - theirs) <= 1e-4 * (std + 1e-5)).all())
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Bars close, some are revised, slots are evicted, idle work is done or not, the engine
+    restarts: each forecast equals the one from scratch, and a cold engine's bit for bit."""
+
+    anchor_every = 1
+
+    @initialize(join=st.sampled_from(["none"]), top_p=st.sampled_from([1.0, 0.8]))
+    def begin(self, join: str, top_p: float) -> None:
+        self.spec = spec(anchor_every=self.anchor_every, join=join, top_p=top_p)
+        self.series = {s: bars(200, i) for i, s in enumerate(SYMBOLS)}
+        self.rows = dict.fromkeys(SYMBOLS, 60)
+        self.revisions = dict.fromkeys(SYMBOLS, 0)
+        self.pair = tiny_pair()
+        self.engine = engine_of(self.spec, slots=2)
+
+    @rule(symbols=st.sets(st.sampled_from(SYMBOLS), min_size=1))
+    def closes(self, symbols: set[str]) -> None:
+        for symbol in symbols:
+            self.rows[symbol] += 1
+            self.revisions[symbol] = 0
+        self.check(sorted(symbols))
+
+    @rule(symbol=st.sampled_from(SYMBOLS), factor=st.floats(0.99, 1.01))
+    def revises(self, symbol: str, factor: float) -> None:
+        self.series[symbol][self.rows[symbol] - 1] *= factor
+        self.revisions[symbol] += 1
+        self.check([symbol])
+
+    @rule(symbol=st.sampled_from(SYMBOLS))
+    def replays(self, symbol: str) -> None:
+        self.check([symbol])
+
+    @rule(units=st.integers(1, 40))
+    def idles(self, units: int) -> None:
+        for _ in range(units):
+            self.engine.step_idle()
+
+    @rule(symbol=st.sampled_from(SYMBOLS))
+    def evicts(self, symbol: str) -> None:
+        self.engine.cache.evict(symbol)
+
+    @rule()
+    def restarts(self) -> None:
+        self.engine = engine_of(self.spec, slots=2)
+
+    def check(self, symbols: list[str]) -> None:
+        asked = [
+            request(
+                symbol,
+                self.series[symbol],
+                self.rows[symbol],
+                self.spec,
+                revision=self.revisions[symbol],
+            )
+            for symbol in symbols
+        ]
+        replies = self.engine.forecast(asked, no_clock)
+        for one, reply in zip(asked, replies, strict=True):
+            ours = paths_of(reply, self.spec)
+            theirs, std = recomputed(self.pair, one, self.spec, reply.context_start)
+            assert close_to(ours, theirs, std)
+            (cold,) = engine_of(self.spec).forecast([one], no_clock)
+            assert cold.paths == reply.paths
+
+
+class EpochInterleavings(Interleavings):
+    """The same with anchors that are kept for four bars."""
+
+    anchor_every = 4
+
+
+class UpstreamInterleavings(Interleavings):
+    """The same with upstream's rule: the closed bar is in its own anchor."""
+
+    anchor_every = 0
+
+
+limits = settings(
+    max_examples=5,
+    stateful_step_count=10,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestInterleavings = pytest.mark.timeout(120)(Interleavings.TestCase)
+TestEpochInterleavings = pytest.mark.timeout(120)(EpochInterleavings.TestCase)
+TestUpstreamInterleavings = pytest.mark.timeout(120)(UpstreamInterleavings.TestCase)
+for case in (TestInterleavings, TestEpochInterleavings, TestUpstreamInterleavings):
+    case.settings = limits
+
+
+@pytest.mark.parametrize("rotary", ["upstream", "trained", "none"])
+@pytest.mark.parametrize("top_k", [0, 1, 5])
+def test_sampled_tokens_are_the_plain_samplers(rotary: str, top_k: int) -> None:
+    wanted = spec(fine_head_rotary=rotary, top_k=top_k, horizon=8, temperature=0.7)
+    pair = tiny_pair()
+    asked = request("AAA", bars(80), 60, wanted)
+    (reply,) = engine_of(wanted).forecast([asked], no_clock)
+    theirs, std = recomputed(pair, asked, wanted, reply.context_start)
+    assert close_to(paths_of(reply, wanted), theirs, std)
+
+
+def test_grouped_queries() -> None:
+    wanted = spec()
+    pair = tiny_pair(n_kv_heads=2)
+    asked = request("AAA", bars(80), 60, wanted)
+    (reply,) = Engine(*tiny_pair(n_kv_heads=2), wanted).forecast([asked], no_clock)
+    theirs, std = recomputed(pair, asked, wanted, reply.context_start)
+    assert close_to(paths_of(reply, wanted), theirs, std)
+
+
+def test_prepared_prefix_is_a_hit_of_one_bar() -> None:
+    wanted = spec()
+    engine = engine_of(wanted)
+    series = bars(80)
+    (first,) = engine.forecast([request("AAA", series, 60, wanted)], no_clock)
+    while engine.step_idle():
+        pass
+    (second,) = engine.forecast([request("AAA", series, 61, wanted)], no_clock)
+    assert (first.cache, second.cache) == ("miss", "hit")
+
+
+def test_same_bits_whatever_the_batch_mates_at_the_small_shape() -> None:
+    torch.manual_seed(0)
+    from kronos_stream.model import Kronos, KronosTokenizer
+
+    pair = Kronos(**SMALL.model).eval(), KronosTokenizer(**SMALL.tokenizer).eval()
+    wanted = spec(lookback=70, horizon=3, paths=5)
+    series = {s: bars(120, i) for i, s in enumerate(SYMBOLS)}
+    asked = {s: request(s, series[s], 100, wanted) for s in SYMBOLS}
+    alone = Engine(*pair, wanted).forecast([asked["BBB"]], no_clock)[0]
+    together = Engine(*pair, wanted).forecast([asked[s] for s in SYMBOLS], no_clock)[1]
+    assert alone.paths == together.paths
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    """Teacher-forced through the greedy choice: equal in distribution, not in bits."""
+    asked_spec = spec(dtype="bfloat16", paths=64, horizon=3)
+    engine = Engine(*tiny_pair(), asked_spec)
+    (reply,) = engine.forecast([request("AAA", bars(80), 60, asked_spec)], no_clock)
+    assert np.isfinite(paths_of(reply, asked_spec)).all()
+
+
+def test_join_moves_every_path_by_the_reconstruction_error() -> None:
+    asked = request("AAA", bars(80), 60, spec())
+    plain = paths_of(engine_of(spec()).forecast([asked], no_clock)[0], spec())
+    joined_spec = spec(join="last_close")
+    joined = paths_of(engine_of(joined_spec).forecast([asked], no_clock)[0], joined_spec)
+    shift = joined - plain
+    assert np.allclose(shift[..., :4], shift[0, 0, 0])
+    assert (shift[..., 4:] == 0).all()
+
+
+def test_refusals_name_the_reason() -> None:
+    series = bars(80)
+    flat = series.copy()
+    flat[:, :4] = 100.0
+    tiny = series * 1e-6
+    bad = series.copy()
+    bad[50, 1] = np.nan
+    reasons = [
+        engine_of(spec()).forecast([request("AAA", values, 60, spec())], no_clock)[0].refused
+        for values in (flat, tiny, bad)
+    ]
+    assert reasons == ["flat_anchor", "tiny_prices", "non_finite_values"]
+
+
+def test_tiny_prices_scaled_are_the_same_forecast_as_large_ones() -> None:
+    wanted = spec(tiny_prices="scale")
+    series = bars(80)
+    series[:, 4:] = 0.0
+    small = series.copy()
+    small[:, :4] *= 1e-6
+    large = paths_of(
+        engine_of(wanted).forecast([request("A", series, 60, wanted)], no_clock)[0], wanted
+    )
+    scaled = paths_of(
+        engine_of(wanted).forecast([request("A", small, 60, wanted)], no_clock)[0], wanted
+    )
+    np.testing.assert_allclose(scaled[..., :4] * 1e6, large[..., :4], rtol=2e-4)
+
+
+def test_incomplete_lookback() -> None:
+    asked = request("AAA", bars(80), 60, spec(lookback=20))
+    (reply,) = engine_of(spec()).forecast([asked], no_clock)
+    assert reply.refused == "lookback_incomplete"
+
+
+def test_training_mode_is_refused() -> None:
+    model, tokenizer = tiny_pair()
+    with pytest.raises(EngineError, match="training mode"):
+        Engine(model.train(), tokenizer, spec())
+
+
+def test_horizon_past_the_context_is_refused() -> None:
+    with pytest.raises(EngineError, match="max_context 128"):
+        Engine(*tiny_pair(), spec(lookback=120, horizon=20))
+
+
+def test_cache_is_bounded_and_counts_its_memory() -> None:
+    model, tokenizer = tiny_pair()
+    one = Engine(model, tokenizer, spec()).cache.slot_bytes
+    engine = Engine(model, tokenizer, spec(), cache_bytes=2 * one)
+    series = bars(80)
+    engine.forecast([request(s, series, 60, spec()) for s in SYMBOLS], no_clock)
+    assert len(engine.cache) == 2
+    length, kinds = 64, 2
+    expected = 4 * kinds * length * (2 * 32 + 32 + 2 * 24 + 2 * 24)
+    assert one == expected
