@@ -46,10 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message())
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left; Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (KronosStreamError, BaseExceptionGroup) as error:
         known = _known(error)
         if known is None:
