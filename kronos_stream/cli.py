@@ -5,7 +5,6 @@ by the command that needs it, so that `--help` answers at once.
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path

@@ -187,14 +187,17 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_config_prints_toml_and_masks_secrets(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("config --symbols A --redis redis://u:secret@h/0 --feed simulated".split()) == 0
+    assert (
+        main(["config", "--symbols", "A", "--redis", "redis://u:secret@h/0", "--feed", "simulated"])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert 'symbols = ["A"]  # flag --symbols' in printed
     assert "secret" not in printed
 
 
 def test_topics_are_described(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("topics --topic-prefix mine --interval 1m --partitions 3".split()) == 0
+    assert main(["topics", "--topic-prefix", "mine", "--interval", "1m", "--partitions", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("mine.ticks: partitions=3, message.timestamp.type=LogAppendTime")
     assert [line.split(":")[0] for line in lines[1:]] == [
