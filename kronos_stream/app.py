@@ -70,13 +70,19 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
         backpressure = None
         if whole:
             backpressure = Backpressure(patience_s=None if broker.embedded else PATIENCE_S)
+        history_bars = _history_bars(settings)
+        if "forecast" in stages:
+            forecast_service, spec = await _forecast_service(
+                settings, broker, stack, console, backpressure
+            )
+            history_bars = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
+        # The stages end before what they use does.
         tasks: dict[str, asyncio.Task[None]] = {}
         stack.push_async_callback(_stop, tasks)
 
         def begin(name: str, work: Coroutine[Any, Any, None]) -> None:
             tasks[name] = asyncio.create_task(work, name=name)
 
-        history_bars = _history_bars(settings)
         if "bars" in stages:
             bars_service = BarsService(
                 settings,
@@ -87,10 +93,6 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
             )
             begin("bars", bars_service.run())
         if "forecast" in stages:
-            forecast_service, spec = await _forecast_service(
-                settings, broker, stack, console, backpressure
-            )
-            history_bars = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
             begin("forecast", forecast_service.run())
             await _first(tasks, forecast_service.ready.wait())
         if "bars" in stages:

@@ -63,6 +63,7 @@ class EngineClient:
         self._pipe: Connection | None = None
         self._turn = asyncio.Lock()
         self._answers = msgspec.msgpack.Decoder(Answer)
+        self._closed = False
         self.hello: EngineHello | None = None
 
     @property
@@ -96,7 +97,9 @@ class EngineClient:
         await self._order(Forecasts(requests=list(requests), prepare=True))
 
     async def close(self) -> None:
-        """Ends the process: it leaves when its pipe closes, and is killed if it does not."""
+        """Ends the process: it leaves when its pipe closes, and is killed if it does not. An
+        order that is still waiting fails."""
+        self._closed = True
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
@@ -112,6 +115,8 @@ class EngineClient:
                         await self._revive()
                     answer = await self._ask(order, self._timeout_s)
                 except (EOFError, OSError, TimeoutError) as error:
+                    if self._closed:
+                        raise EngineError("the engine was closed") from error
                     log.warning("engine_lost", attempt=attempt, error=repr(error))
                     ENGINE_RESTARTS.inc()
                     await self._kill()
@@ -121,6 +126,8 @@ class EngineClient:
         raise EngineError(f"the engine died or hung {ATTEMPTS} times over one batch")
 
     async def _revive(self) -> None:
+        if self._closed:
+            raise EngineError("the engine was closed")
         await self._spawn()
         if self._spec is not None:
             await self._ask(Configure(spec=self._spec), START_TIMEOUT_S)
@@ -163,12 +170,14 @@ async def _readable(pipe: Connection, timeout_s: float) -> None:
     """Waits until an answer begins; TimeoutError where none does in time."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_reader(pipe.fileno(), ready.set)
+    # Kept, because a closed pipe no longer tells it.
+    descriptor = pipe.fileno()
+    loop.add_reader(descriptor, ready.set)
     try:
         async with asyncio.timeout(timeout_s):
             await ready.wait()
     finally:
-        loop.remove_reader(pipe.fileno())
+        loop.remove_reader(descriptor)
 
 
 def _serve(pipe: Connection) -> None:

@@ -17,12 +17,17 @@ def resolve_spec(settings: Settings, max_context: int, calendar: str) -> Forecas
     f = settings.forecast
     epoch = max(1, f.anchor_every)
     room = max_context - f.horizon - epoch
+    if room < 2:
+        raise SettingsError(
+            f"forecast.horizon: horizon {f.horizon} + anchor_every {epoch} leave no room for a "
+            f"lookback of 2 or more in the model's max_context {max_context}"
+        )
     lookback = f.lookback if f.lookback is not None else min(MAX_LOOKBACK, room)
     if lookback < 2 or lookback > room:
         raise SettingsError(
             f"forecast.lookback: lookback {lookback} + anchor_every {epoch} + horizon "
-            f"{f.horizon} must be at most the model's max_context {max_context}, with a lookback "
-            "of at least 2"
+            f"{f.horizon} must be at most the model's max_context {max_context} (lookback 2 to "
+            f"{room})"
         )
     temperature, top_p = PROFILES[f.profile]
     return ForecastSpec(
