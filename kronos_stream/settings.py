@@ -20,10 +20,13 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bootstrap: str | None = None
     """HOST:PORT[,HOST:PORT]; none starts the embedded broker."""
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]+$")] = "kronos"
+    """First part of every topic's name."""
     partitions: Positive = 8
     """Of the ticks topic when we create it; an existing topic keeps its own number."""
     replication: Positive = 1
+    """Replicas of the topics that we create."""
     partitioner: Literal["murmur2", "crc32", "any"] = "murmur2"
+    """How producers of ticks choose partitions: Kafka's rule, librdkafka's, or unknown."""
     group: str | None = None
     """Consumer group prefix; default: the topic prefix and the stage."""
     instance_id: str | None = None
@@ -41,6 +44,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     url: str | None = None
     prefix: str = "kronos"
+    """First part of every key."""
     timeout_s: Annotated[float, Meta(gt=0)] = 5.0
 
 
@@ -61,8 +65,11 @@ class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ticks_per_minute: Annotated[float, Meta(gt=0)] = 60.0
     """Mean rate of a simulated symbol; busy and quiet symbols lie a factor around it."""
     duplicates: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of simulated ticks that are written twice."""
     out_of_order: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share that arrives after younger ones, within the grace."""
     late: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share that arrives after its bar was closed."""
 
 
 class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,21 +77,27 @@ class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     interval: Literal["1m", "5m", "15m", "1h"] = "5m"
     grace_ms: NotNegative = 1_000
+    """How long after its close time a bar waits for ticks, in time of the log."""
     gaps: Literal["fill", "skip"] = "fill"
+    """Intervals without trades: flat synthetic bars, or none."""
     edges: Literal["drop", "keep"] = "drop"
+    """Bars that a beginning or end cuts off: dropped, or kept with complete=false."""
     markers: Literal["feed", "owner"] | None = None
     """Default: owner with ticks that others write, else feed."""
     max_ahead_ms: Positive = 60_000
+    """A tick further ahead of its own record's timestamp is rejected."""
     scale_digits: Annotated[int, Meta(ge=0, le=18)] = 8
     """Decimal digits of prices and quantities; more are rejected."""
     symbol_scales: dict[str, int] = {}
     """Digits of single symbols, where they differ from `scale_digits`."""
     trade_kind: Literal["trade", "aggTrade"] = "trade"
+    """Which of Binance's two payloads is taken; both would count the volume twice."""
     contiguous_ids: bool = False
     """The feed's trade ids have no holes: a hole marks the bar complete=false."""
     calendar: str = "24/7"
     """An exchange_calendars name (XNYS, XSHG, ...) for all symbols, or 24/7 in UTC."""
     symbol_calendars: dict[str, str] = {}
+    """Calendars of single symbols."""
     max_rejected_per_s: Annotated[float, Meta(gt=0)] = 1_000.0
     """Rejected and late records above this rate are only counted."""
 
@@ -95,16 +108,20 @@ class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     slack: Positive = 64
     """Bars kept beyond lookback + anchor_every, so that a replay still finds its window."""
     max_missing_bars: NotNegative = 12
+    """A context with more missing intervals gives no forecast."""
 
 
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which model, where and how it runs."""
 
     model: str = "builtin"
+    """builtin, a folder with model/ and tokenizer/, one checkpoint, or a hub id."""
     tokenizer: str | None = None
+    """The tokenizer's folder or hub id, where the model's name does not tell it."""
     revision: str | None = None
     """Hub revision of a hub id."""
     device: str = "cpu"
+    """A torch device: cpu, cuda, cuda:1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: NotNegative = 0
     """CPU threads of the engine process; 0: all cores."""
@@ -121,20 +138,28 @@ class ForecastSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What is forecast and how it is sampled."""
 
     horizon: Positive = 12
+    """Bars to forecast."""
     paths: Positive = 20
+    """Futures to sample."""
     lookback: Positive | None = None
     """Default: min(400, max_context - horizon - max(1, anchor_every))."""
     anchor_every: NotNegative = 1
+    """Bars for which one normalisation is kept; 0: upstream's rule, a new window at each bar."""
     profile: Literal["distribution", "point"] = "distribution"
+    """Named sampling settings."""
     temperature: Annotated[float, Meta(gt=0)] | None = None
     """Overrides the profile's (distribution 1.0, point 0.6)."""
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Overrides the profile's (distribution 1.0, point 0.9)."""
     top_k: NotNegative = 0
+    """Sample from the k likeliest tokens; 0: all, 1: greedy."""
     seed: int = 7
     join: Literal["none", "last_close"] = "last_close"
+    """last_close shifts each path by the reconstruction error of the last close."""
     tiny_prices: Literal["skip", "scale"] = "skip"
+    """Prices whose std is under 1e-4: no forecast, or scaled by a power of ten."""
     fine_head_rotary: Literal["upstream", "trained", "none"] = "upstream"
+    """How the fine head places its query and keys; upstream's checkpoints want upstream."""
     quantile_levels: tuple[Annotated[float, Meta(gt=0, lt=1)], ...] = (
         0.05,
         0.1,
@@ -156,7 +181,9 @@ class PublishSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What goes on the wire."""
 
     wire: Literal["json", "msgpack"] = "json"
+    """How records are encoded; readers are told by a header."""
     paths: bool = False
+    """Publish all sampled paths beside the quantiles."""
 
 
 class TelemetrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
