@@ -30,8 +30,9 @@ class Contexts:
         self._broker = broker
         self._want = want
         self._keep = keep
-        self._short: set[str] = set()
-        """Symbols of which the whole topic holds too few bars: looking again finds no more."""
+        self._whole: dict[str, int] = {}
+        """Of symbols that the whole topic has too few bars of: how many were found there. With as
+        many in the store, looking again finds no more."""
 
     async def append(self, bar: Bar, partition: int, offset: int) -> Window | None:
         """The window that ends with `bar`, as the topic stood when its record was written."""
@@ -51,10 +52,7 @@ class Contexts:
         return (await self._store.append(bar, offset, want=self._want)).window
 
     def _is_short(self, bar: Bar, appended: Appended) -> bool:
-        held = 0 if appended.window is None else len(appended.window)
-        if held >= self._want:
-            self._short.discard(bar.symbol)
-        return held < self._want and bar.symbol not in self._short
+        return _length(appended) < min(self._want, self._whole.get(bar.symbol, self._want))
 
     async def _refilled(
         self, bar: Bar, partition: int, offset: int, appended: Appended
@@ -73,14 +71,14 @@ class Contexts:
             if appended.status != "hole" and not self._is_short(bar, appended):
                 break
         else:
-            self._short.add(bar.symbol)
+            self._whole[bar.symbol] = _length(appended)
         telemetry.REFILLS.inc()
         log.info(
             "context_refilled",
             symbol=bar.symbol,
             open_time=bar.open_time,
             status=appended.status,
-            bars=0 if appended.window is None else len(appended.window),
+            bars=_length(appended),
         )
         return appended.window
 
@@ -98,3 +96,7 @@ class Contexts:
                 await self._store.extend(batch)
                 batch = []
         await self._store.extend(batch)
+
+
+def _length(appended: Appended) -> int:
+    return 0 if appended.window is None else len(appended.window)
