@@ -164,12 +164,17 @@ class Console:
         forecasts = [r.forecast for r in self._rows.values() if r.forecast is not None]
         steps = len(forecasts[0].step_open_times) if forecasts else 0
         share = band(forecasts[0]).share if forecasts else 0.8
-        table = Table(caption=f"median and {share:.0%} band of the close in {steps or '…'} bars")
-        table.add_column("symbol")
-        for name in ("last close", "median", f"{share:.0%} band", "P(up)"):
-            table.add_column(name, justify="right")
-        for name in ("p50 ms", "p99 ms", "bars", "late ticks", "skipped"):
-            table.add_column(name, justify="right")
+        # Without borders and with two-line heads, six-digit prices fit into 80 columns.
+        table = Table(
+            title=f"median and {share:.0%} band of the close in {steps or '…'} bars",
+            box=None,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("\nsymbol", no_wrap=True)
+        for name in ("last\nclose", "\nmedian", f"{share:.0%}\nband", "\nP(up)"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in ("p50\nms", "p99\nms", "\nbars", "late\nticks", "\nskipped"):
+            table.add_column(name, justify="right", no_wrap=True)
         for symbol, row in self._rows.items():
             table.add_row(symbol, *_cells(row))
         return table
@@ -180,7 +185,7 @@ def _cells(row: _Row) -> list[str]:
     if row.forecast is not None:
         at_end = band(row.forecast)
         median, p_up = price(at_end.median), f"{row.forecast.p_up[-1]:.0%}"
-        spread = f"{price(at_end.low)} to {price(at_end.high)}"
+        spread = f"{price(at_end.low)}–{price(at_end.high)}"
     last = "…" if math.isnan(row.last_close) else price(row.last_close)
     known = row.latencies_ms
     latency = [f"{percentile(known, share):.0f}" if known else "…" for share in (0.5, 0.99)]

@@ -28,10 +28,10 @@ def band(forecast: Forecast) -> Band:
 
 
 def price(value: float) -> str:
-    """About six digits, in any market: 93,412.10, 1.23450, 0.0000123400."""
+    """Six digits, in any market: 93,412.1, 1.23450, 0.0000123400."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    decimals = min(12, max(2, 5 - math.floor(math.log10(abs(value)))))
+    decimals = min(12, max(0, 5 - math.floor(math.log10(abs(value)))))
     return f"{value:,.{decimals}f}"
 
 

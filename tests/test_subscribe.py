@@ -51,8 +51,8 @@ async def printed(bootstrap: str, count: int, *, as_json: bool = False, **more: 
 async def test_each_forecast_is_a_readable_line(bootstrap: str) -> None:
     publish(bootstrap, forecast())
     assert await printed(bootstrap, 1) == (
-        "2025-01-01 00:05  BTCUSDT  close 93,412.10  in 3 bars: median 93,412.10 (+0.00 %)  "
-        "80% band 93,300.01 to 93,524.19  P(up) 60%\n"
+        "2025-01-01 00:05  BTCUSDT  close 93,412.1  in 3 bars: median 93,412.1 (+0.00 %)  "
+        "80% band 93,300.0 to 93,524.2  P(up) 60%\n"
     )
 
 
