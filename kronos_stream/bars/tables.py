@@ -90,10 +90,12 @@ def _frame(path: Path) -> Any:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix in (".jsonl", ".json"):
-            return pd.read_json(path, lines=True, convert_dates=False, dtype={"symbol": str})
+            # Not pandas.read_json, which rounds the last digit of a float.
+            decoder = msgspec.json.Decoder(dict[str, Any])
+            return pd.DataFrame(decoder.decode_lines(path.read_bytes()))
         if path.name.endswith((".csv", ".csv.gz")):
-            return pd.read_csv(path, dtype={"symbol": str})
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+            return pd.read_csv(path, dtype={"symbol": str}, float_precision="round_trip")
+    except (ValueError, OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
 
