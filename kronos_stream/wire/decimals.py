@@ -36,6 +36,11 @@ def _from_text(text: str, digits: int, field: str) -> int:
     shown = text if len(text) <= MAX_CHARS else text[:MAX_CHARS] + "..."
     if len(text) > MAX_CHARS:
         raise RejectedError("too_many_digits", f"{field}: {len(text)} characters, got {shown!r}")
+    if not text.isascii() or "_" in text or text != text.strip():
+        # Python's Decimal would take these.
+        raise RejectedError(
+            f"{field}_not_a_number", f"{field}: expected a decimal number, got {shown!r}"
+        )
     number = _decimal(text, field)
     exact = number.scaleb(digits, _EXACT)
     if exact != exact.to_integral_value():

@@ -21,6 +21,8 @@ MAX_SYMBOL: Final = 64
 _MS_FROM, _MS_UNTIL = 10**11, 10**14
 """1973 to 5138 in milliseconds: the other units of the present lie outside."""
 _SECONDS_FROM: Final = 10**8
+_MAX_ID: Final = 2**63 - 1
+"""What the columns of a table and other languages' readers can hold."""
 
 TradeKind = Literal["trade", "aggTrade"]
 
@@ -54,8 +56,20 @@ class _Any(Struct, rename=None):
     data: "_Any | None" = None
 
 
+class _Own(Struct):
+    """Our form alone: its producers may have fields that are called like Binance's."""
+
+    symbol: str
+    price: str | int | float
+    qty: str | int | float
+    time: int
+    trade_id: int | str | None = None
+
+
 _JSON: Final = msgspec.json.Decoder(_Any)
 _MSGPACK: Final = msgspec.msgpack.Decoder(_Any)
+_JSON_OWN: Final = msgspec.json.Decoder(_Own)
+_MSGPACK_OWN: Final = msgspec.msgpack.Decoder(_Own)
 
 
 class TickDecoder:
@@ -89,12 +103,17 @@ class TickDecoder:
         try:
             raw = _MSGPACK.decode(value) if packed else _JSON.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise _diagnosis(value, packed) from None
-        if raw.marker_time is not None:
-            return _time(raw.marker_time, "marker_time")
-        if raw.data is not None:
-            raw = raw.data
-        if raw.e is None:
+            try:
+                own = _MSGPACK_OWN.decode(value) if packed else _JSON_OWN.decode(value)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise _diagnosis(value, packed) from None
+            return self.trade(own.symbol, own.time, own.price, own.qty, own.trade_id)
+        if raw.symbol is None:
+            if raw.marker_time is not None:
+                return _time(raw.marker_time, "marker_time")
+            if raw.data is not None:
+                raw = raw.data
+        if raw.symbol is not None or raw.e is None:
             return self.trade(raw.symbol, raw.time, raw.price, raw.qty, raw.trade_id)
         if raw.e not in ("trade", "aggTrade"):
             raise RejectedError("unknown_event", f"e: expected trade or aggTrade, got {raw.e!r}")
@@ -129,11 +148,16 @@ class TickDecoder:
                 f"spaces, got {symbol[: MAX_SYMBOL + 1]!r}",
             )
         if isinstance(trade_id, str):
-            if not (trade_id.isascii() and trade_id.isdigit() and len(trade_id) <= 19):
+            if not (trade_id.isascii() and trade_id.isdigit() and len(trade_id) <= 40):
                 raise RejectedError(
                     "invalid_trade_id", f"trade_id: expected an integer, got {trade_id[:40]!r}"
                 )
             trade_id = int(trade_id)
+        if trade_id is not None and not -_MAX_ID <= trade_id <= _MAX_ID:
+            raise RejectedError(
+                "invalid_trade_id",
+                f"trade_id: expected at most 63 bits, got {str(trade_id)[:40]}",
+            )
         digits = self.digits_of(symbol)
         return Trade(
             symbol,
@@ -154,7 +178,9 @@ def _time(time: int, field: str) -> int:
     elif 1000 * _MS_UNTIL <= time < 10**6 * _MS_UNTIL:
         unit = "nanoseconds"
     else:
-        raise RejectedError("time_out_of_range", f"{field}: expected milliseconds, got {time}")
+        raise RejectedError(
+            "time_out_of_range", f"{field}: expected milliseconds, got {str(time)[:40]}"
+        )
     raise RejectedError(f"time_in_{unit}", f"{field}: expected milliseconds, got {time} ({unit})")
 
 
