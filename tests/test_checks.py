@@ -2,8 +2,14 @@
 
 from collections import Counter
 
-from kronos_stream.checks import partitioner_finding
+import msgspec
+from confluent_kafka import Consumer
+
+from kronos_stream.checks import findings, partitioner_finding
+from kronos_stream.embedded import EmbeddedBroker
+from kronos_stream.settings import Settings
 from kronos_stream.wire.partitioning import crc32_partition, murmur2_partition
+from kronos_stream.wire.topics import Topics
 
 SYMBOLS = [f"SYM{i}USDT" for i in range(20)]
 TOPIC = "kronos.ticks"
@@ -38,3 +44,16 @@ def test_ticks_that_follow_no_rule_raise_the_question_of_the_key() -> None:
     found = partitioner_finding(TOPIC, everywhere, 8, "murmur2")
     assert found is not None
     assert found.endswith("nor do all fit crc32: is the producer's key the symbol?")
+
+
+async def test_an_embedded_broker_can_be_checked() -> None:
+    broker = EmbeddedBroker()
+    client = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "any"})
+    for topic in Topics("kronos", "5m").all:
+        client.list_topics(topic, timeout=10)
+    client.close()
+    said: list[str] = []
+    given = msgspec.convert({"kafka": {"bootstrap": broker.bootstrap}}, Settings)
+    assert await findings(given, said.append) == []
+    broker.close()
+    assert f"kafka: {broker.bootstrap} answers" in said
