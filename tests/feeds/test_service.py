@@ -1,0 +1,176 @@
+"""The feed's shell over a broker in memory, with a clock that only moves when it sleeps."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kronos_stream.bars.fold import BarOut, BarsConfig, PartitionFold
+from kronos_stream.errors import BrokerError, InputError
+from kronos_stream.feeds.service import FeedService
+from kronos_stream.settings import BarsSettings, FeedSettings, KafkaSettings, Settings
+from kronos_stream.wire.codecs import decode
+from kronos_stream.wire.messages import Bar, Marker, Tick
+from kronos_stream.wire.topics import Record
+from tests.fakes import FakeBroker, FakeCluster
+from tests.samples import bar
+
+START_MS = 1_735_689_600_000
+STEP_MS = 300_000
+
+
+class Clock:
+    """Wall time in seconds; sleeping is what makes it pass."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def service(
+    broker: FakeBroker,
+    clock: Clock,
+    *,
+    kind: str = "simulated",
+    bars: int | None = 2,
+    read_history: Callable[[Path, str], list[Bar]] = lambda path, symbol: [],
+    **feed: object,
+) -> FeedService:
+    settings = Settings(
+        symbols=("BTCUSDT", "ETHUSDT"),
+        kafka=KafkaSettings(),
+        feed=FeedSettings(**feed),  # type: ignore[arg-type]
+    )
+    return FeedService(
+        settings,
+        broker,  # type: ignore[arg-type]
+        kind=kind,
+        read_history=read_history,
+        history_bars=20,
+        bars_limit=bars,
+        monotonic=clock,
+        sleep=clock.sleep,
+    )
+
+
+def split(records: list[Record]) -> tuple[list[Tick], list[Marker]]:
+    markers = [decode(r.value, r.headers, Marker) for r in records if r.key is None]
+    ticks = [decode(r.value, r.headers, Tick) for r in records if r.key is not None]
+    return ticks, markers
+
+
+async def test_history_comes_first_and_only_for_cold_symbols() -> None:
+    broker = FakeBroker(FakeCluster(partitions=2))
+    await service(broker, Clock()).run()
+    history = [decode(r.value, r.headers, Bar) for r in broker.cluster.records(broker.topics.bars)]
+    assert len(history) == 40
+    assert all(b.history and b.close_time <= START_MS for b in history)
+    await service(broker, Clock()).run()
+    assert len(broker.cluster.records(broker.topics.bars)) == 40
+
+
+async def test_markers_close_every_bar_and_never_overtake_a_tick() -> None:
+    broker = FakeBroker(FakeCluster(partitions=2))
+    await service(broker, Clock(), speed=600.0).run()
+    for partition in (0, 1):
+        log = broker.cluster.logs[broker.topics.ticks, partition]
+        reached = 0
+        for record in log:
+            if record.key is None:
+                reached = max(reached, decode(record.value, record.headers, Marker).marker_time)
+            else:
+                assert decode(record.value, record.headers, Tick).time >= reached - 1
+        _, markers = split(log)
+        times = [m.marker_time for m in markers]
+        assert {START_MS + STEP_MS + 1_000, START_MS + 2 * STEP_MS + 1_000} <= set(times)
+        assert max(b - a for a, b in itertools.pairwise(times)) <= 600 * 250 + STEP_MS
+
+
+async def test_virtual_time_runs_at_its_speed() -> None:
+    clock = Clock()
+    await service(FakeBroker(FakeCluster(partitions=1)), clock, speed=60.0).run()
+    assert clock.now == pytest.approx((2 * STEP_MS + 1_000) / 1000 / 60, abs=0.3)
+
+
+async def test_a_second_run_continues_time_and_ids() -> None:
+    broker = FakeBroker(FakeCluster(partitions=1))
+    for _ in range(2):
+        await service(broker, Clock()).run()
+    ticks, markers = split(broker.cluster.records(broker.topics.ticks))
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        ids = [t.trade_id for t in ticks if t.symbol == symbol]
+        assert len(set(ids)) == len(ids)
+        assert ids == sorted(ids)
+    times = [m.marker_time for m in markers]
+    assert times == sorted(times)
+    assert len([t for t in times if t % STEP_MS == 1_000]) == 4
+
+
+async def test_every_simulated_bar_is_whole() -> None:
+    broker = FakeBroker(FakeCluster(partitions=1))
+    await service(broker, Clock(), bars=3, duplicates=0.05, out_of_order=0.1).run()
+    fold = PartitionFold(config=BarsConfig.of(BarsSettings(contiguous_ids=True)))
+    bars = [
+        output.bar
+        for r in broker.cluster.records(broker.topics.ticks)
+        for output in fold.apply(r.offset, r.timestamp, r.value, r.headers)
+        if isinstance(output, BarOut)
+    ]
+    assert len(bars) == 6
+    assert all(b.complete and b.trades for b in bars)
+    assert fold.counters["late"] == 0
+    assert fold.counters["duplicate"] > 0
+
+
+def ticks_file(folder: Path) -> Path:
+    path = folder / "ticks.csv"
+    rows = ["ts_ms,symbol,price,qty,side,trade_id"]
+    rows += [f"{START_MS + i * 60_000},BTCUSDT,{100 + i}.5,1.0,buy,{i}" for i in range(12)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+async def test_replay_ends_with_its_last_bar_closed(tmp_path: Path) -> None:
+    broker = FakeBroker(FakeCluster(partitions=2))
+    path = str(ticks_file(tmp_path))
+    await service(broker, Clock(), kind="replay", file=path, bars=None).run()
+    ticks, markers = split(broker.cluster.records(broker.topics.ticks))
+    assert [t.price for t in ticks] == [f"{100 + i}.5" for i in range(12)]
+    assert max(m.marker_time for m in markers) == START_MS + 3 * STEP_MS + 1_000
+
+
+async def test_replay_refuses_a_topic_that_is_past_its_beginning(tmp_path: Path) -> None:
+    broker = FakeBroker(FakeCluster(partitions=2))
+    path = str(ticks_file(tmp_path))
+    await service(broker, Clock(), kind="replay", file=path, bars=None).run()
+    with pytest.raises(BrokerError, match="another --topic-prefix"):
+        await service(broker, Clock(), kind="replay", file=path, bars=None).run()
+
+
+async def test_history_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT.csv").write_text("")
+    made = [bar("BTCUSDT", i) for i in range(-30, 0)]
+    broker = FakeBroker(FakeCluster(partitions=2))
+    await service(
+        broker,
+        Clock(),
+        kind="kafka",
+        history=str(tmp_path),
+        read_history=lambda path, symbol: made,
+    ).run()
+    history = [decode(r.value, r.headers, Bar) for r in broker.cluster.records(broker.topics.bars)]
+    assert [b.open_time for b in history] == [b.open_time for b in made[-20:]]
+    assert history[0].prev_open_time is None
+    assert msgspec.structs.replace(history[-1], history=False, prev_open_time=None) == made[-1]
+
+
+async def test_history_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"feed\.history"):
+        await service(FakeBroker(), Clock(), kind="kafka", history="/no/such").run()
