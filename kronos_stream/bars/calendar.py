@@ -54,8 +54,9 @@ class AlwaysOpen:
 
 
 class Sessions:
-    """The trading sessions of an exchange, lunch breaks left out. An interval exists if it begins
-    within a session: one that the session does not fill to its end is still that session's."""
+    """The trading sessions of an exchange, lunch breaks left out. An interval exists if some of it
+    lies within a session: one that the session does not fill is still that session's. A print at
+    the very close or after it (an auction's) belongs to no interval."""
 
     def __init__(self, name: str, interval_ms: int) -> None:
         try:

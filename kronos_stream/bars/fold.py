@@ -82,10 +82,15 @@ class _Symbol:
         "name",
         "open",
         "prev_open_time",
+        "reached",
     )
 
-    def __init__(self, name: str, calendar: Calendar | None, last: Bar | None) -> None:
+    def __init__(
+        self, name: str, calendar: Calendar | None, last: Bar | None, reached: int | None
+    ) -> None:
         self.name = name
+        self.reached = reached
+        """The partition's watermark just before the symbol's first tick."""
         self.calendar = calendar
         """None: every interval exists."""
         self.open: dict[int, BarBuilder] = {}
@@ -155,9 +160,10 @@ class PartitionFold:
         for symbol in self._symbols.values():
             if self._is_filling(symbol):
                 after = symbol.prev_open_time
-                due.append(
-                    self._next if after is None else max(self._next, after + self._interval_ms)
-                )
+                next_ = self._next if after is None else max(self._next, after + self._interval_ms)
+                if symbol.calendar is not None and not symbol.calendar.is_open(next_):
+                    next_ = symbol.calendar.next_open(next_)
+                due.append(next_)
         if self.watermark is None or not due:
             return None
         return min(due) + self._interval_ms + self._bars.grace_ms
@@ -211,12 +217,16 @@ class PartitionFold:
         if symbol.calendar is not None and not symbol.calendar.is_open(open_time):
             self.counters["outside_session"] += 1
             return self._advance(time)
-        if self._is_duplicate(symbol, trade):
-            self.counters["duplicate"] += 1
-            return []
         builder = symbol.open.get(open_time)
         if builder is None:
             builder = symbol.open[open_time] = BarBuilder(offset, self.watermark)
+        elif trade.trade_id is not None and trade.trade_id in builder.ids:
+            self.counters["duplicate"] += 1
+            # Almost always a time that was counted already. Where a replayed id comes with another
+            # time, the watermark must not depend on what a restart no longer remembers.
+            return self._advance(time)
+        if trade.trade_id is not None:
+            self._follow_ids(symbol, trade.trade_id, time)
         builder.add(offset, time, trade.price, trade.qty, trade.trade_id)
         self.counters["accepted"] += 1
         watermark = self.watermark
@@ -225,11 +235,15 @@ class PartitionFold:
         return self._advance(time)
 
     def flush(self) -> list[Output]:
-        """Off-line, with edges kept: the bars that are still open."""
+        """Off-line, with edges kept: what is still open. Bars that the watermark has passed only
+        waited for late ticks; the others are cut off."""
         outputs: list[Output] = []
-        for open_time in sorted({o for s in self._symbols.values() for o in s.open}):
-            self._close(open_time, outputs, cut_off=True)
+        end = max((o for s in self._symbols.values() for o in s.open), default=self._next - 1)
+        for open_time in range(self._next, end + 1, self._interval_ms):
             self._next = open_time + self._interval_ms
+            self._close(
+                open_time, outputs, cut_off=self.watermark is None or self._next > self.watermark
+            )
         return outputs
 
     def _advance(self, time: int) -> list[Output]:
@@ -283,9 +297,9 @@ class PartitionFold:
         outputs: list[Output],
         cut_off: bool,
     ) -> None:
-        # A symbol's first bar is whole if the partition had reached its open time before its
-        # first tick; every later one is.
-        reached = builder.watermark_before
+        # A symbol's first bar is whole if the partition had reached its open time before the
+        # symbol's first tick; every later one is.
+        reached = symbol.reached
         whole = symbol.close is not None or (reached is not None and reached >= open_time)
         hole = self._bars.contiguous_ids and builder.has_hole(symbol.last_id)
         bar = builder.bar(
@@ -344,7 +358,8 @@ class PartitionFold:
 
     def _known(self, name: str, last: Bar | None) -> _Symbol:
         always = self._bars.symbol_calendars.get(name, self._bars.calendar) == ALWAYS
-        return _Symbol(name, None if always else self._config.calendar(name), last)
+        calendar = None if always else self._config.calendar(name)
+        return _Symbol(name, calendar, last, self.watermark)
 
     def _check_home(self, symbol: str) -> None:
         """A tick in another partition than its symbol's would break the order of its bars."""
@@ -360,20 +375,14 @@ class PartitionFold:
                 "wrong_partition", f"symbol: {symbol!r} belongs to partition {home}"
             )
 
-    def _is_duplicate(self, symbol: _Symbol, trade: Trade) -> bool:
-        """Ids are remembered while their bars are open: a replay of older ones is late anyway."""
-        trade_id = trade.trade_id
-        if trade_id is None:
-            return False
-        for builder in symbol.open.values():
-            if trade_id in builder.ids:
-                return True
+    def _follow_ids(self, symbol: _Symbol, trade_id: int, time: int) -> None:
+        """Counts a reset of the exchange's ids. Which ids were seen is remembered by each open
+        bar: a replayed tick belongs to the same bar again, or is late."""
         if trade_id > symbol.highest_id:
-            symbol.highest_id, symbol.highest_time = trade_id, trade.time
-        elif trade.time > symbol.highest_time + self._interval_ms:
+            symbol.highest_id, symbol.highest_time = trade_id, time
+        elif time > symbol.highest_time + self._interval_ms:
             self.counters["id_reset"] += 1
-            symbol.highest_id, symbol.highest_time = trade_id, trade.time
-        return False
+            symbol.highest_id, symbol.highest_time = trade_id, time
 
     def _is_filling(self, symbol: _Symbol) -> bool:
         return (
