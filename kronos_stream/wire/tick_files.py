@@ -1,7 +1,7 @@
 """Ticks in files: csv (or csv.gz) with a header, or JSON lines, read in columnar batches.
 
 Columns: `time` or `ts_ms` (ms, UTC), symbol, price, qty, optionally trade_id and side. Prices and
-quantities stay text, so that they are exact.
+quantities that are text stay text, so that they are exact.
 """
 
 import gzip
@@ -21,8 +21,8 @@ class TickBatch(NamedTuple):
     """Columns of equal length, in the order of the file."""
 
     symbol: list[str]
-    price: list[str]
-    qty: list[str]
+    price: list[str | int | float]
+    qty: list[str | int | float]
     time: list[int]
     trade_id: list[int | None]
     side: list[str | None]
@@ -112,8 +112,8 @@ def _json_lines(path: Path) -> Iterator[TickBatch]:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: line {number}: {error}") from error
             batch.symbol.append(line.symbol)
-            batch.price.append(str(line.price))
-            batch.qty.append(str(line.qty))
+            batch.price.append(line.price)
+            batch.qty.append(line.qty)
             batch.time.append(line.time)
             batch.trade_id.append(line.trade_id)
             batch.side.append(line.side)
