@@ -3,13 +3,12 @@
 from collections import Counter
 
 import msgspec
-from confluent_kafka import Consumer
 
 from kronos_stream.checks import findings, partitioner_finding
 from kronos_stream.embedded import EmbeddedBroker
+from kronos_stream.kafka import Broker
 from kronos_stream.settings import Settings
 from kronos_stream.wire.partitioning import crc32_partition, murmur2_partition
-from kronos_stream.wire.topics import Topics
 
 SYMBOLS = [f"SYM{i}USDT" for i in range(20)]
 TOPIC = "kronos.ticks"
@@ -48,12 +47,12 @@ def test_ticks_that_follow_no_rule_raise_the_question_of_the_key() -> None:
 
 async def test_an_embedded_broker_can_be_checked() -> None:
     broker = EmbeddedBroker()
-    client = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "any"})
-    for topic in Topics("kronos", "5m").all:
-        client.list_topics(topic, timeout=10)
-    client.close()
-    said: list[str] = []
     given = msgspec.convert({"kafka": {"bootstrap": broker.bootstrap}}, Settings)
+    client = Broker(given.kafka, bootstrap=broker.bootstrap, embedded=True, interval="5m")
+    await client.start()
+    await client.ensure_topics()
+    await client.close()
+    said: list[str] = []
     assert await findings(given, said.append) == []
     broker.close()
     assert f"kafka: {broker.bootstrap} answers" in said
