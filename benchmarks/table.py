@@ -1,6 +1,7 @@
 """What every case returns, and how the rows are printed and kept."""
 
 import json
+import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +36,6 @@ def machine() -> str:
         else iter(()),
         platform.processor(),
     )
-    import os
-
     return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 

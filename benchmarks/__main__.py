@@ -1,0 +1,29 @@
+"""`python -m benchmarks [CASE ...]`: prints a table, and writes it as build/bench.json."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from . import engine, pipeline, ticks
+from .table import Row, show
+
+CASES: dict[str, Callable[[], list[Row]]] = {
+    "ticks-offline": ticks.offline,
+    "pipeline-2": pipeline.two_symbols,
+    "pipeline-20": pipeline.twenty_symbols,
+    "warm-small": engine.warm_small,
+}
+
+
+def main(wanted: list[str]) -> int:
+    """Runs the cases named, or all of them."""
+    unknown = [name for name in wanted if name not in CASES]
+    if unknown:
+        print(f"no such case: {', '.join(unknown)}; expected {', '.join(CASES)}", file=sys.stderr)
+        return 2
+    show([row for name in wanted or CASES for row in CASES[name]()], Path("build/bench.json"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
