@@ -82,15 +82,10 @@ class _Symbol:
         "name",
         "open",
         "prev_open_time",
-        "reached",
     )
 
-    def __init__(
-        self, name: str, calendar: Calendar | None, last: Bar | None, reached: int | None
-    ) -> None:
+    def __init__(self, name: str, calendar: Calendar | None, last: Bar | None) -> None:
         self.name = name
-        self.reached = reached
-        """The partition's watermark just before the symbol's first tick."""
         self.calendar = calendar
         """None: every interval exists."""
         self.open: dict[int, BarBuilder] = {}
@@ -212,7 +207,7 @@ class PartitionFold:
             self.counters["late"] += 1
             return [LateOut(name)]
         symbol = self._symbols.get(name)
-        if symbol is None or self._is_forgotten(symbol, open_time):
+        if symbol is None:
             symbol = self._symbols[name] = self._known(name, None)
         if symbol.calendar is not None and not symbol.calendar.is_open(open_time):
             self.counters["outside_session"] += 1
@@ -284,6 +279,7 @@ class PartitionFold:
             builder = symbol.open.pop(open_time, None)
             if symbol.prev_open_time is not None and open_time <= symbol.prev_open_time:
                 continue
+            self._forget(symbol, open_time)
             if builder is not None:
                 self._close_traded(symbol, open_time, builder, outputs, cut_off)
             elif self._is_filling(symbol) and not cut_off:
@@ -298,8 +294,9 @@ class PartitionFold:
         cut_off: bool,
     ) -> None:
         # A symbol's first bar is whole if the partition had reached its open time before the
-        # symbol's first tick; every later one is.
-        reached = symbol.reached
+        # symbol's first tick (which may belong to the next bar already); every later one is.
+        first = min([builder, *symbol.open.values()], key=lambda b: b.first_offset)
+        reached = first.watermark_before
         whole = symbol.close is not None or (reached is not None and reached >= open_time)
         hole = self._bars.contiguous_ids and builder.has_hole(symbol.last_id)
         bar = builder.bar(
@@ -359,7 +356,7 @@ class PartitionFold:
     def _known(self, name: str, last: Bar | None) -> _Symbol:
         always = self._bars.symbol_calendars.get(name, self._bars.calendar) == ALWAYS
         calendar = None if always else self._config.calendar(name)
-        return _Symbol(name, calendar, last, self.watermark)
+        return _Symbol(name, calendar, last)
 
     def _check_home(self, symbol: str) -> None:
         """A tick in another partition than its symbol's would break the order of its bars."""
@@ -391,6 +388,8 @@ class PartitionFold:
             and symbol.flat_run < self._flat_limit
         )
 
-    def _is_forgotten(self, symbol: _Symbol, open_time: int) -> bool:
-        """A symbol that was dropped, and then not seen for a day, begins anew."""
-        return symbol.dropped is not None and open_time > symbol.dropped[0] + DAY_MS
+    def _forget(self, symbol: _Symbol, open_time: int) -> None:
+        """A symbol of which nothing was published for a day after its first, partial bar begins
+        anew: a restart does not read further back for it."""
+        if symbol.dropped is not None and open_time > symbol.dropped[0] + DAY_MS:
+            symbol.dropped = symbol.close = symbol.last_id = None
