@@ -7,6 +7,7 @@ request, so nothing is lost by it.
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -178,6 +179,9 @@ async def _readable(pipe: Connection, timeout_s: float) -> None:
             await ready.wait()
     finally:
         loop.remove_reader(descriptor)
+        # uvloop makes what it watches non-blocking, and a frame may be larger than the pipe.
+        if not pipe.closed:
+            os.set_blocking(descriptor, True)
 
 
 def _serve(pipe: Connection) -> None:

@@ -1,11 +1,13 @@
 """The engine process: dies, hangs, refuses; the client loses nothing."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
 
 import msgspec
 import pytest
+import uvloop
 
 from kronos_stream.engine.client import EngineClient
 from kronos_stream.engine.core import Engine
@@ -59,6 +61,26 @@ async def test_a_hanging_process_is_replaced(client: EngineClient) -> None:
     assert [msgspec.structs.replace(r, started_ms=0, ended_ms=0, cache="miss") for r in again] == [
         msgspec.structs.replace(r, started_ms=0, ended_ms=0, cache="miss") for r in expected
     ]
+
+
+def test_frames_larger_than_the_pipe_pass_under_uvloop() -> None:
+    """uvloop makes a watched pipe non-blocking; a large batch then failed half-way."""
+
+    async def forecast_many() -> tuple[int, bool]:
+        client = EngineClient(ModelSettings(threads=1))
+        try:
+            await client.start()
+            await client.configure(WANTED)
+            before = client.pid
+            series = bars(120)
+            asked = [request(f"S{i}", series, 100, WANTED) for i in range(60)]
+            replies = await client.forecast(asked)
+            return len(replies), client.pid == before
+        finally:
+            await client.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(forecast_many()) == (60, True)
 
 
 async def test_a_model_that_cannot_load_is_one_error(tmp_path: Path) -> None:
