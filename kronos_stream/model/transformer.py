@@ -33,10 +33,12 @@ class RMSNorm(nn.Module):
 @lru_cache(maxsize=32)
 def rotary_table(width: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, width) in float32 of the half-rotation (Su et al. 2021)."""
-    inv_freq = 1.0 / (ROTARY_BASE ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * inv_freq[None, :]
-    both = torch.cat((angles, angles), dim=-1)
-    return both.cos().to(device), both.sin().to(device)
+    # Made outside inference mode: a table first made by a forecast may serve training later.
+    with torch.inference_mode(False), torch.no_grad():
+        inv_freq = 1.0 / (ROTARY_BASE ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
+        angles = torch.arange(length, dtype=torch.float32)[:, None] * inv_freq[None, :]
+        both = torch.cat((angles, angles), dim=-1)
+        return both.cos().to(device), both.sin().to(device)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
