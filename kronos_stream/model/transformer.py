@@ -70,7 +70,8 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with biases; `n_kv_heads` below `n_heads` groups the queries."""
+    """Multi-head attention with biases; `n_kv_heads` below `n_heads` groups the queries.
+    ValueError where the heads do not divide the width."""
 
     def __init__(
         self,
@@ -84,6 +85,13 @@ class Attention(nn.Module):
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads or n_heads
         self.head_width = d_model // n_heads
+        if d_model % (2 * n_heads):
+            raise ValueError(
+                f"d_model must be an even multiple of the {n_heads} heads (n_heads, or the fine "
+                f"head's four), because heads are rotated by halves, got {d_model}"
+            )
+        if n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads must divide n_heads {n_heads}, got {self.n_kv_heads}")
         kv_width = self.n_kv_heads * self.head_width
         self.q_proj = nn.Linear(d_model, d_model)
         self.k_proj = nn.Linear(d_model, kv_width)
