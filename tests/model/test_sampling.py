@@ -1,0 +1,176 @@
+"""The sampler against a plain one that takes a token at a time, in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from kronos_stream.errors import InputError
+from kronos_stream.model.sampling import Sampling, draw, probabilities, uniforms
+
+SETTINGS = [
+    Sampling(),
+    Sampling(temperature=0.6),
+    Sampling(temperature=2.5),
+    Sampling(top_k=5),
+    Sampling(top_k=1),
+    Sampling(top_k=1_000),
+    Sampling(top_p=0.9),
+    Sampling(top_p=0.3),
+    Sampling(top_p=1e-6),
+    Sampling(temperature=0.7, top_k=9, top_p=0.8),
+    Sampling(temperature=1.5, top_k=3, top_p=0.5),
+]
+
+
+def reference(logits: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
+    """Temperature, top_k, renormalise, top_p, renormalise: probabilities (V,)."""
+    by_rank = sorted(range(len(logits)), key=lambda i: -logits[i])
+    kept = by_rank[: sampling.top_k] if sampling.top_k else by_rank
+    weights = {i: math.exp((logits[i] - logits[by_rank[0]]) / sampling.temperature) for i in kept}
+    total = sum(weights.values())
+    nucleus, mass = [], 0.0
+    for i in kept:
+        nucleus.append(i)
+        mass += weights[i] / total
+        if mass >= sampling.top_p:
+            break
+    out = np.zeros(len(logits))
+    for i in nucleus:
+        out[i] = weights[i] / total / mass
+    return out
+
+
+def logits_of(rows: int, size: int, seed: int = 0) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(0, 2, (rows, size))
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_probabilities(sampling: Sampling) -> None:
+    logits = logits_of(40, 32)
+    ours = probabilities(torch.from_numpy(logits), sampling).numpy()
+    expected = np.stack([reference(row, sampling) for row in logits])
+    assert ((ours > 0) == (expected > 0)).all()
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", SETTINGS, ids=str)
+def test_the_token_is_the_first_whose_cumulative_probability_exceeds_u(sampling: Sampling) -> None:
+    logits = logits_of(400, 32, seed=1)
+    u = np.random.default_rng(2).random(400, dtype=np.float32)
+    ours = draw(torch.from_numpy(logits), torch.from_numpy(u), sampling).tolist()
+    for row, number, token in zip(logits, u, ours, strict=True):
+        mass = np.cumsum(reference(row, sampling))
+        # Two sums of rounded numbers may disagree where u falls within rounding of a border.
+        assert np.abs(mass - number).min() > 1e-6
+        assert token == int(np.argmax(mass > number))
+
+
+def test_top_p_holds_after_top_k() -> None:
+    """Upstream lets top_k switch top_p off; here both apply, top_p to what top_k left: of 0.4,
+    0.3 and 0.2, renormalised, the first two hold 7/9."""
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    p = probabilities(logits, Sampling(top_k=3, top_p=0.75))
+    torch.testing.assert_close(p, torch.tensor([4 / 7, 3 / 7, 0.0, 0.0]))
+    p = probabilities(logits, Sampling(top_k=3, top_p=0.4))
+    torch.testing.assert_close(p, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2.0**-24])
+def test_ids_that_were_filtered_out_are_never_drawn(u: float) -> None:
+    logits = torch.tensor([-9.0, 1.0, -9.0, 1.5, -9.0, -9.0]).repeat(2, 1)
+    for sampling in (Sampling(top_k=2), Sampling(top_p=0.99), Sampling(top_k=4, top_p=0.9)):
+        tokens = draw(logits, torch.full((2,), u), sampling)
+        assert set(tokens.tolist()) <= {1, 3}
+
+
+def test_greedy_takes_the_likeliest_whatever_u() -> None:
+    logits = torch.from_numpy(logits_of(50, 32))
+    for u in (0.0, 0.999):
+        tokens = draw(logits, torch.full((50,), u), Sampling(temperature=5.0, top_k=1))
+        assert torch.equal(tokens, logits.argmax(-1))
+
+
+def test_logits_of_half_precision_are_sampled_in_float32() -> None:
+    logits = torch.from_numpy(logits_of(20, 32)).to(torch.bfloat16)
+    p = probabilities(logits, Sampling(top_p=0.95))
+    assert p.dtype == torch.float32
+    torch.testing.assert_close(p, probabilities(logits.float(), Sampling(top_p=0.95)))
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=2.5, top_k=12, top_p=0.95)], ids=str
+)
+def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
+    """Pearson's chi-square of 20,000 draws, below the 99.9 % point (Wilson-Hilferty)."""
+    (logits,) = logits_of(1, 16, seed=3)
+    u = uniforms(11, 100, 100).ravel()
+    tokens = draw(torch.from_numpy(logits).expand(len(u), -1), torch.from_numpy(u), sampling)
+    counts = np.bincount(tokens.numpy(), minlength=16)
+    expected = reference(logits, sampling) * len(u)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    statistic = float(((counts - expected)[possible] ** 2 / expected[possible]).sum())
+    freedom = int(possible.sum()) - 1
+    assert freedom > 4
+    part = 2 / (9 * freedom)
+    assert statistic < freedom * (1 - part + 3.09 * math.sqrt(part)) ** 3
+
+
+def test_uniforms_depend_on_seed_path_step_and_head_alone() -> None:
+    many = uniforms(7, 6, 9)
+    assert many.shape == (6, 9, 2)
+    assert many.dtype == np.float32
+    assert ((many >= 0) & (many < 1)).all()
+    assert (uniforms(7, 2, 9) == many[:2]).all()
+    assert (uniforms(7, 6, 4) == many[:, :4]).all()
+    assert len(np.unique(many)) == many.size
+    assert not np.intersect1d(uniforms(8, 6, 9), many).size
+
+
+def test_uniforms_ignore_the_global_generators() -> None:
+    np.random.seed(1)
+    first = uniforms(7, 2, 3)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert (uniforms(7, 2, 3) == first).all()
+
+
+def test_uniforms_are_uniform_and_uncorrelated() -> None:
+    u = uniforms(5, 200, 50).astype(np.float64)
+    counts = np.histogram(u, bins=20, range=(0, 1))[0]
+    expected = u.size / 20
+    # The 99.9 % point of chi-square with 19 degrees of freedom.
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8
+    centred = u - 0.5
+    for pair in (
+        (centred[..., 0], centred[..., 1]),
+        (centred[:, 1:], centred[:, :-1]),
+        (centred[1:], centred[:-1]),
+    ):
+        size = pair[0].size
+        correlation = float((pair[0] * pair[1]).mean()) * 12
+        assert abs(correlation) < 3.3 / math.sqrt(size)
+
+
+def test_the_widest_seed_is_taken() -> None:
+    assert uniforms(2**63 - 1, 1, 1).shape == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_p": math.nan}, "top_p"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, float], named: str) -> None:
+    with pytest.raises(InputError, match=rf"{named}: expected .*got"):
+        Sampling(**change)  # type: ignore[arg-type]
