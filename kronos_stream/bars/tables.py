@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..wire.intervals import INTERVAL_MS
@@ -13,6 +14,9 @@ from ..wire.messages import Bar
 
 PRICES: Final = ("open", "high", "low", "close")
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
+_MS_FROM: Final = 10**11
+_MS_UNTIL: Final = 10**14
+"""What lies outside (1973 to 5138) was counted in another unit."""
 
 
 def read_bars(
@@ -36,6 +40,9 @@ def read_bars(
         )
     if "symbol" not in frame:
         frame["symbol"] = path.name.split(".")[0]
+    empty = np.flatnonzero(frame["symbol"].isna())
+    if len(empty):
+        raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")
     frame["symbol"] = frame["symbol"].astype(str)
     if symbol is not None:
         frame = frame[frame["symbol"] == symbol]
@@ -103,16 +110,13 @@ def _frame(path: Path) -> Any:
 def _bars(path: Path, symbol: str, part: Any, interval: str) -> list[Bar]:
     where = f"{path}: {symbol}"
     interval_ms = INTERVAL_MS[interval]
-    try:
-        times = part["open_time"].to_numpy(np.int64)
-        values = part[[*PRICES, "volume"]].to_numpy(np.float64)
-        amount = (
-            part["amount"].to_numpy(np.float64)
-            if "amount" in part
-            else values[:, 4] * values[:, :4].mean(1)
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: expected numbers: {error}") from error
+    times = _times(where, part["open_time"])
+    values = np.column_stack([_numbers(where, part, name) for name in (*PRICES, "volume")])
+    amount = (
+        _numbers(where, part, "amount")
+        if "amount" in part
+        else values[:, 4] * values[:, :4].mean(1)
+    )
     table = np.column_stack((values, amount))
     names = [*PRICES, "volume", "amount"]
     for bad, expected in (
@@ -140,7 +144,10 @@ def _bars(path: Path, symbol: str, part: Any, interval: str) -> list[Bar]:
     wrong = np.argwhere(table[:, 1] < table[:, 2])
     if len(wrong):
         raise InputError(f"{where}: high below low at open_time {times[wrong[0, 0]]}")
-    more = _wire_columns(part, order)
+    if "interval" in part and (part["interval"] != interval).any():
+        found = part["interval"][part["interval"] != interval].iloc[0]
+        raise InputError(f"{where}: interval: expected {interval}, got {found!r}")
+    more = _wire_columns(where, part, order)
     previous: list[int | None] = [None, *times[:-1].tolist()]
     return [
         Bar(
@@ -163,16 +170,43 @@ def _bars(path: Path, symbol: str, part: Any, interval: str) -> list[Bar]:
     ]
 
 
-def _wire_columns(part: Any, order: Any) -> dict[str, list[Any]]:
+def _times(where: str, column: Any) -> NDArray[np.int64]:
+    expected = f"{where}: open_time: expected integer milliseconds, UTC"
+    if column.dtype.kind in "Mm":
+        # Their integers would be milli-, micro- or nanoseconds, as the file happens to have it.
+        raise InputError(f"{expected}, got {column.iloc[0]}")
+    times = _numbers(where, column.to_frame("open_time"), "open_time")
+    wrong = np.flatnonzero(~((times % 1 == 0) & (times >= _MS_FROM) & (times < _MS_UNTIL)))
+    if len(wrong):
+        raise InputError(f"{expected}, got {column.iloc[wrong[0]]}")
+    return times.astype(np.int64)
+
+
+def _numbers(where: str, part: Any, name: str) -> NDArray[np.float64]:
+    """A column as doubles, NaN where there is nothing."""
+    try:
+        numbers: NDArray[np.float64] = part[name].to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {name}: expected numbers: {error}") from error
+    return numbers
+
+
+def _wire_columns(where: str, part: Any, order: Any) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
-    for name, kind in (
-        ("trades", int),
-        ("revision", int),
-        ("flat_run", int),
-        ("synthetic", bool),
-        ("complete", bool),
-        ("history", bool),
+    for name, kind, most, expected in (
+        ("trades", int, 2**53, "a count"),
+        ("revision", int, 2**53, "a count"),
+        ("flat_run", int, 2**53, "a count"),
+        ("synthetic", bool, 1, "true or false"),
+        ("complete", bool, 1, "true or false"),
+        ("history", bool, 1, "true or false"),
     ):
-        if name in part:
-            columns[name] = [kind(value) for value in part[name].to_numpy()[order].tolist()]
+        if name not in part:
+            continue
+        values = part[name].to_numpy()[order].tolist()
+        for value in values:
+            # A remainder that is not 0 is a fraction, an infinity or a NaN.
+            if not isinstance(value, int | float) or value % 1 or not 0 <= value <= most:
+                raise InputError(f"{where}: {name}: expected {expected}, got {value!r}")
+        columns[name] = [kind(value) for value in values]
     return columns

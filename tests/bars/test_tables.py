@@ -1,0 +1,184 @@
+"""Bars in files: what is written is read back, and what is wrong is told by file and column."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from kronos_stream.bars.tables import ENDINGS, read_bars, write_bars
+from kronos_stream.errors import InputError
+from kronos_stream.wire.messages import Bar
+from tests.samples import START_MS, STEP_MS, bar
+
+GOOD = {
+    "open_time": [START_MS, START_MS + STEP_MS],
+    "open": [100.0, 101.0],
+    "high": [102.0, 103.0],
+    "low": [99.0, 100.0],
+    "close": [101.0, 102.0],
+    "volume": [5.0, 6.0],
+}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Path]:
+    """Writes GOOD with changed columns (None: without it)."""
+
+    def write(name: str = "AAA.parquet", **changes: list[Any] | None) -> Path:
+        columns = {k: v for k, v in (GOOD | changes).items() if v is not None}
+        frame, path = pd.DataFrame(columns), tmp_path / name
+        if path.suffix == ".parquet":
+            frame.to_parquet(path, index=False)
+        elif path.suffix == ".jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        else:
+            frame.to_csv(path, index=False)
+        return path
+
+    return write
+
+
+def _series() -> list[Bar]:
+    """Doubles whose shortest form is long, a flat bar, an incomplete one and none traded by id."""
+    first = bar("AAA", 0, open=0.1 + 0.2, amount=1 / 3, first_trade_id=2**62 + 1, last_trade_id=9)
+    flat = bar("AAA", 1, synthetic=True, flat_run=1, trades=0, volume=0.0, amount=0.0)
+    cut = bar("AAA", 2, complete=False, low=5e-7, revision=1, history=True)
+    return [first, flat, cut]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_written_is_read_back_exactly(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"bars{ending}"
+    other = bar("00700", 3)
+    write_bars(path, [*_series(), other])
+    read = read_bars(path, "5m")
+    assert list(read) == ["00700", "AAA"]
+    names = [f for f in Bar.__struct_fields__ if "trade_id" not in f and f != "prev_open_time"]
+    for found, written in zip([*read["AAA"], *read["00700"]], [*_series(), other], strict=True):
+        assert [getattr(found, n) for n in names] == [getattr(written, n) for n in names]
+    assert [b.prev_open_time for b in read["AAA"]] == [None, START_MS, START_MS + STEP_MS]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_columns_are_the_wires_fields_and_ids_stay_integers(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"bars{ending}"
+    write_bars(path, _series())
+    frame = (
+        pd.read_parquet(path)
+        if ending == ".parquet"
+        else pd.read_csv(path, dtype={"first_trade_id": "Int64"})
+    )
+    assert list(frame) == list(Bar.__struct_fields__)
+    assert frame["first_trade_id"].iloc[0] == 2**62 + 1
+    assert frame["first_trade_id"].isna().tolist() == [False, True, True]
+
+
+def test_no_bars_are_a_table_without_rows(tmp_path: Path) -> None:
+    path = tmp_path / "bars.csv"
+    write_bars(path, [])
+    assert path.read_text().strip() == ",".join(Bar.__struct_fields__)
+    with pytest.raises(InputError, match=r"bars\.csv: expected any bar, found none"):
+        read_bars(path, "5m")
+
+
+@pytest.mark.parametrize("name", ["AAA.parquet", "AAA.csv", "AAA.csv.gz", "AAA.jsonl"])
+def test_a_foreign_table_needs_six_columns(table: Callable[..., Path], name: str) -> None:
+    (read,) = read_bars(table(name), "5m").values()
+    assert [b.symbol for b in read] == ["AAA", "AAA"]
+    assert [b.close_time for b in read] == [START_MS + STEP_MS, START_MS + 2 * STEP_MS]
+    assert [b.amount for b in read] == [5.0 * 100.5, 6.0 * 101.5]
+    assert all(b.complete and not b.synthetic for b in read)
+
+
+def test_timestamp_is_another_name_of_the_open_time(table: Callable[..., Path]) -> None:
+    path = table(open_time=None, timestamp=GOOD["open_time"], amount=[1.0, 2.0])
+    assert [(b.open_time, b.amount) for b in read_bars(path, "5m")["AAA"]] == [
+        (START_MS, 1.0),
+        (START_MS + STEP_MS, 2.0),
+    ]
+
+
+def test_rows_are_put_in_the_order_of_time_with_all_their_columns(
+    table: Callable[..., Path],
+) -> None:
+    times = [START_MS + 5 * STEP_MS, START_MS]
+    read = read_bars(table(open_time=times, trades=[2, 1], synthetic=[True, False]), "5m")["AAA"]
+    assert [b.open_time for b in read] == sorted(times)
+    assert [(b.close, b.trades, b.synthetic) for b in read] == [(102.0, 1, False), (101.0, 2, True)]
+    assert [b.prev_open_time for b in read] == [None, START_MS]
+
+
+def test_one_symbol_of_a_file_is_read_alone(table: Callable[..., Path]) -> None:
+    path = table("many.csv", symbol=["AAA", "BBB"], open=[float("nan"), 101.0])
+    assert list(read_bars(path, "5m", symbol="BBB")) == ["BBB"]
+    with pytest.raises(InputError, match=r"many\.csv: expected bars of CCC, found none"):
+        read_bars(path, "5m", symbol="CCC")
+
+
+SECOND = START_MS + STEP_MS
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"volume": None, "open": None}, "missing columns open, volume; found open_time, high"),
+        ({"open_time": None}, "missing columns open_time"),
+        ({"close": [1.0, NAN]}, f"AAA: close at open_time {SECOND}: expected a finite number"),
+        ({"volume": [NAN, 1.0]}, f"AAA: volume at open_time {START_MS}: expected a finite"),
+        ({"amount": [1.0, math.inf]}, f"AAA: amount at open_time {SECOND}: expected a finite"),
+        ({"low": [0.0, 1.0]}, f"AAA: low at open_time {START_MS}: expected a price above 0"),
+        ({"volume": [1.0, -2.0]}, f"volume at open_time {SECOND}: expected 0 or more, got -2.0"),
+        ({"high": [98.0, 103.0]}, f"AAA: high below low at open_time {START_MS}"),
+        ({"open": ["100", "dear"]}, "AAA: open: expected numbers: .*dear"),
+        ({"open_time": [START_MS] * 2}, f"AAA: open_time {START_MS} stands in the file twice"),
+        ({"open_time": [START_MS, START_MS + 1]}, f"expected multiples of 5m .* {START_MS + 1}"),
+        ({"symbol": ["AAA", None]}, "symbol: expected text, row 2 has none"),
+        ({"interval": ["5m", "1m"]}, "AAA: interval: expected 5m, got '1m'"),
+        ({"trades": [1.0, NAN]}, "AAA: trades: expected a count, got nan"),
+        ({"trades": [1.0, 2.5]}, r"AAA: trades: expected a count, got 2\.5"),
+        ({"synthetic": ["no", "yes"]}, "AAA: synthetic: expected true or false, got 'no'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["AAA.parquet", "AAA.csv"])
+def test_what_is_wrong_is_told_by_file_column_and_value(
+    table: Callable[..., Path], name: str, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InputError, match=f"^.*{re.escape(name)}: .*{told}"):
+        read_bars(table(name, **changes), "5m")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [t // 1000 - t // 1000 % STEP_MS for t in (START_MS, START_MS + 10**9)],
+        [t * 1000 for t in (START_MS, SECOND)],
+        [t * 1_000_000 for t in (START_MS, SECOND)],
+        list(pd.to_datetime([START_MS, SECOND], unit="ms", utc=True)),
+        [float(START_MS), NAN],
+        [float(START_MS), SECOND + 0.5],
+    ],
+    ids=["seconds", "microseconds", "nanoseconds", "datetimes", "nan", "fraction"],
+)
+def test_times_that_are_no_milliseconds_are_told(
+    table: Callable[..., Path], times: list[Any]
+) -> None:
+    with pytest.raises(InputError, match=r"AAA\.parquet: AAA: open_time: expected integer milli"):
+        read_bars(table(open_time=times), "5m")
+
+
+def test_files_that_are_no_tables_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: expected a bars file .*, found none"):
+        read_bars(tmp_path / "none.csv", "5m")
+    for name in ("bars.txt", "bars.parquet", "bars.jsonl", "bars.csv.gz"):
+        (tmp_path / name).write_bytes(b"\x00not a table\xff")
+        with pytest.raises(InputError, match=re.escape(name)):
+            read_bars(tmp_path / name, "5m")
+    with pytest.raises(InputError, match=r"bars\.xlsx: expected a name that ends in \.parquet"):
+        write_bars(tmp_path / "bars.xlsx", [])
+    with pytest.raises(InputError, match="expected an existing folder"):
+        write_bars(tmp_path / "nowhere" / "bars.csv", [])
