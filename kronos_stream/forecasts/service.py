@@ -291,8 +291,9 @@ class ForecastService:
         due = due_forecast(window, spec, self._calendar_of(bar.symbol), self._hello.model_revision)
         if due is None:
             self._say_short(bar.symbol, len(window), spec)
-        elif due.missing > self._settings.context.max_missing_bars:
-            await self._skip(due, bar, "too_many_missing_bars", f"{due.missing} missing")
+        elif due.missing > (most := self._settings.context.max_missing_bars):
+            detail = f"{due.missing} missing, context.max_missing_bars is {most}"
+            await self._skip(due, bar, "too_many_missing_bars", detail)
         else:
             self._partitions[record.partition].unfinished[record.offset] = None
             self._gate.add(bar.symbol, _Item(due, bar, record, read_ms), read_ms)

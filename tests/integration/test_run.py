@@ -1,6 +1,7 @@
 """The whole run, as a user starts it: a process, its output, a foreign client, Ctrl-C, again."""
 
 import json
+import random
 import re
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 ADDRESS = re.compile(r"\b[\w.-]+:\d+\b")
 STOP_S = 5.0
+STEP_MS = 300_000
 
 
 @contextmanager
@@ -101,6 +104,63 @@ def test_embedded_run_feeds_a_foreign_client_and_stops_cleanly() -> None:
         median = forecast.quantile_levels.index(0.5)
         assert len(forecast.quantiles["close"]) == forecast.spec.horizon
         assert forecast.quantiles["close"][-1][median] > 0
+
+
+def test_a_session_market_streams_over_a_weekend_and_a_clock_change(
+    kafka_bootstrap: str, redis_url: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """New York, 8 to 11 March 2024: the clocks change on Sunday, so Monday opens an hour earlier
+    in UTC. Seeded bars of the days before are the history."""
+    friday, monday = _utc("2024-03-08T20:00"), _utc("2024-03-11T13:30")
+    live = [
+        *range(friday, _utc("2024-03-08T21:00"), STEP_MS),
+        *range(monday, monday + 6 * STEP_MS, STEP_MS),
+    ]
+    before = [
+        opens
+        for day in range(1, 9)
+        if day not in (2, 3)
+        for opens in range(_utc(f"2024-03-0{day}T14:30"), _utc(f"2024-03-0{day}T21:00"), STEP_MS)
+        if opens < friday
+    ]
+    rng = random.Random(7)
+    rows = [_bar(opens, 100 + rng.random()) for opens in before]
+    (tmp_path / "ACME.csv").write_text("open_time,open,high,low,close,volume\n" + "".join(rows))
+    with (tmp_path / "ticks.jsonl").open("w") as ticks:
+        for number, opens in enumerate(live):
+            for second in (0, 299):
+                price = f"{100 + rng.random():.2f}"
+                tick = {"symbol": "ACME", "price": price, "qty": 1, "time": opens + second * 1000}
+                ticks.write(json.dumps(tick | {"trade_id": 2 * number + second % 2}) + "\n")
+    run = (
+        *("run", "--symbols", "ACME", "--calendar", "XNYS", "--lookback", "96", "--speed", "max"),
+        *("--feed", f"replay:{tmp_path / 'ticks.jsonl'}", "--history", str(tmp_path / "ACME.csv")),
+        *("--kafka", kafka_bootstrap, "--redis", redis_url, "--topic-prefix", topic_prefix),
+    )
+    with command(*run) as process:
+        _, complaints = process.communicate(timeout=60)
+        assert process.returncode == 0, complaints
+    due = len(live) - 1
+    records = read(kafka_bootstrap, f"{topic_prefix}.forecasts.5m", lambda r: len(r) >= due)
+    bars = read(
+        kafka_bootstrap,
+        f"{topic_prefix}.bars.5m",
+        lambda found: sum(not bar["history"] for bar in found) >= due,
+    )
+    # The first bar was under way when the ticks began, and is the one that a context misses.
+    assert [b["open_time"] for b in bars if not b["history"]] == live[1:]
+    assert not any(b["synthetic"] for b in bars)
+    at_the_bell = next(r for r in records if r["open_time"] == live[11])
+    assert at_the_bell["step_open_times"][0] == monday
+    assert at_the_bell["context"]["missing"] == 1
+
+
+def _utc(text: str) -> int:
+    return int(datetime.fromisoformat(text + "+00:00").timestamp() * 1000)
+
+
+def _bar(open_time: int, close: float) -> str:
+    return f"{open_time},{close},{close + 1},{close - 1},{close},10\n"
 
 
 def test_run_twice_on_a_real_broker_and_the_offline_record_is_the_same(
