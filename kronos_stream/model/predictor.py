@@ -171,6 +171,8 @@ class KronosPredictor:
         for name, number in (("pred_len", pred_len), ("sample_count", paths)):
             if number < 1:
                 raise InputError(f"{name}: expected 1 or more, got {number!r}")
+        if seed < 0:
+            raise InputError(f"seed: expected an integer of 0 or more, got {seed!r}")
         self._warn_when_rolling(max((len(frame) for frame in frames), default=0) + pred_len)
         series = [
             _Series(i, frame, x, y, pred_len)
