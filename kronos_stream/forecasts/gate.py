@@ -37,7 +37,7 @@ class Gate(Generic[T]):
         if self._opened_ms is None:
             return None
         distinct = len({symbol for symbol, _ in self._waiting.values()})
-        if distinct >= min(known_symbols, self._max_batch):
+        if distinct >= min(known_symbols, self._size()):
             return 0
         return max(0, self._opened_ms + self._gate_ms - now_ms)
 

@@ -24,7 +24,7 @@ def repair(paths: NDArray[np.float64], last_close: float) -> Repaired:
     fixed = paths.copy()
     prices = fixed[..., : CLOSE + 1]
     np.maximum(prices, last_close * PRICE_FLOOR, out=prices)
-    fixed[..., HIGH] = prices.max(-1)
-    fixed[..., LOW] = prices.min(-1)
+    # Both before either is written: a high and a low that crossed change places.
+    fixed[..., HIGH], fixed[..., LOW] = prices.max(-1), prices.min(-1)
     np.maximum(fixed[..., VOLUME:], 0.0, out=fixed[..., VOLUME:])
     return Repaired(fixed, float((fixed != paths).any(-1).mean()))

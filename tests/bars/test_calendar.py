@@ -14,7 +14,10 @@ from kronos_stream.wire.foreign import Trade
 from kronos_stream.wire.messages import Bar
 
 # exchange_calendars calls what newer pandas renames.
-pytestmark = pytest.mark.filterwarnings("ignore:.*weekday is deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*weekday is deprecated"),
+    pytest.mark.filterwarnings("ignore:Series.values returning"),
+]
 
 STEP = 300_000
 MINUTE = 60_000
