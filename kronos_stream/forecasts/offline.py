@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,10 @@ from ..settings import Settings
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Forecast, Timing
 from .record import build_forecast, due_forecast
+
+_WAYS_OUT: Final = {
+    "tiny_prices": ': a price varies by less than 1e-4; forecast.tiny_prices = "scale" takes it'
+}
 
 
 def forecast_file(bars: Path, symbol: str, settings: Settings, out: Path) -> Forecast:
@@ -61,7 +65,7 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
     due = due_forecast(window, spec, calendar, engine.revision)
     if due is None:
         raise InputError(
-            f"{bars}: {symbol}: lookback_incomplete: expected {spec.lookback + 1} bars or more, "
+            f"{bars}: {symbol}: lookback_incomplete: expected {bars_needed(spec)} bars or more, "
             f"found {len(series)}"
         )
     if due.missing > settings.context.max_missing_bars:
@@ -71,7 +75,8 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
         )
     (reply,) = engine.forecast([due.request], _wall_ms)
     if reply.refused is not None:
-        raise InputError(f"{bars}: {symbol}: {reply.refused}: these bars give no forecast")
+        way_out = _WAYS_OUT.get(reply.refused, "")
+        raise InputError(f"{bars}: {symbol}: {reply.refused}: these bars give no forecast{way_out}")
     return build_forecast(
         due,
         reply,
