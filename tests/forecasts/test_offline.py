@@ -1,7 +1,7 @@
 """A bars file to a forecast file: the stream's own record, or why there is none."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,13 @@ def _series(n: int, scale: float = 1.0, symbol: str = "AAA") -> list[Bar]:
 
 
 @pytest.fixture(autouse=True)
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that loads at once; its context is 128 bars."""
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A model that loads at once; its context is 128 bars, and one thread is enough for it."""
     monkeypatch.setattr(offline, "load_pair", lambda *args, **options: tiny_pair())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -192,9 +196,6 @@ def test_settings_that_cannot_be_are_told(written: Written, settings: Settings, 
 
 
 def test_threads_are_set_and_said(written: Written) -> None:
-    before = torch.get_num_threads()
-    try:
-        settings = msgspec.structs.replace(_settings(), model=ModelSettings(threads=1))
-        assert forecast_of(written(_series(40)), "AAA", settings).threads == 1
-    finally:
-        torch.set_num_threads(before)
+    settings = msgspec.structs.replace(_settings(), model=ModelSettings(threads=2))
+    assert forecast_of(written(_series(40)), "AAA", settings).threads == 2
+    assert torch.get_num_threads() == 2
