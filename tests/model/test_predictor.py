@@ -278,6 +278,6 @@ def test_a_window_that_rolls_forgets_its_oldest_bars() -> None:
     seen: list[int] = []
     ours = predictor(max_context=16)
     whole = ours.model.hidden
-    ours.model.hidden = lambda s1, *rest: (seen.append(s1.shape[1]), whole(s1, *rest))[1]  # type: ignore[method-assign,func-returns-value]
+    ours.model.hidden = lambda s1, *rest: (seen.append(s1.shape[1]), whole(s1, *rest))[1]
     ours.predict(df, known, ahead, STEPS)
     assert seen == [16] * STEPS

@@ -173,4 +173,4 @@ def test_the_widest_seed_is_taken() -> None:
 )
 def test_settings_out_of_range_are_refused(change: dict[str, float], named: str) -> None:
     with pytest.raises(InputError, match=rf"{named}: expected .*got"):
-        Sampling(**change)  # type: ignore[arg-type]
+        Sampling(**change)
