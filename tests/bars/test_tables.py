@@ -1,6 +1,7 @@
 """Bars in files: what is written is read back, and what is wrong is told by file and column."""
 
 import math
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_columns_are_the_wires_fields_and_ids_stay_integers(tmp_path: Path, endi
     assert list(frame) == list(Bar.__struct_fields__)
     assert frame["first_trade_id"].iloc[0] == 2**62 + 1
     assert frame["first_trade_id"].isna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_last_digit_is_kept(tmp_path: Path, ending: str) -> None:
+    rng = random.Random(11)
+    volumes = [rng.random() * 10 ** rng.randrange(-8, 12) for _ in range(500)]
+    path = tmp_path / f"AAA{ending}"
+    write_bars(path, [bar("AAA", i, volume=volume) for i, volume in enumerate(volumes)])
+    assert [b.volume for b in read_bars(path, "5m")["AAA"]] == volumes
 
 
 def test_no_bars_are_a_table_without_rows(tmp_path: Path) -> None:
