@@ -5,7 +5,8 @@ quantities that are text stay text, so that they are exact.
 """
 
 import gzip
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -71,12 +72,20 @@ def _csv(path: Path) -> Iterator[TickBatch]:
     }
     wanted = [name for name in types if name in names]
     convert = csv.ConvertOptions(column_types=types, include_columns=wanted)
+    row = 1
     try:
         with csv.open_csv(
-            path, csv.ReadOptions(block_size=BLOCK_BYTES), convert_options=convert
+            path,
+            # One thread: only then do its errors name the row.
+            csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            convert_options=convert,
         ) as reader:
             for batch in reader:
                 columns = {name: batch.column(name).to_pylist() for name in wanted}
+                if None in columns[times[0]]:
+                    row += 1 + columns[times[0]].index(None)
+                    raise InputError(f"{path}: row {row}: {times[0]}: expected ms, got nothing")
+                row += batch.num_rows
                 empty = [None] * batch.num_rows
                 yield TickBatch(
                     columns["symbol"],
@@ -86,16 +95,16 @@ def _csv(path: Path) -> Iterator[TickBatch]:
                     columns.get("trade_id", empty),
                     columns.get("side", empty),
                 )
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _header(path: Path) -> list[str]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            return [name.strip().strip('"') for name in file.readline().split(",")]
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            return [name.strip('"') for name in file.readline().strip().split(",")]
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a csv file: {error}") from error
 
 
@@ -104,12 +113,12 @@ def _json_lines(path: Path) -> Iterator[TickBatch]:
     opened = gzip.open if path.suffix == ".gz" else open
     batch = TickBatch([], [], [], [], [], [])
     with opened(path, "rb") as file:
-        for number, text in enumerate(file, 1):
+        for number, text in _numbered(path, file):
             if not text.strip():
                 continue
             try:
                 line = decoder.decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InputError(f"{path}: line {number}: {error}") from error
             batch.symbol.append(line.symbol)
             batch.price.append(line.price)
@@ -122,3 +131,10 @@ def _json_lines(path: Path) -> Iterator[TickBatch]:
                 batch = TickBatch([], [], [], [], [], [])
     if batch.symbol:
         yield batch
+
+
+def _numbered(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    try:
+        yield from enumerate(lines, 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
