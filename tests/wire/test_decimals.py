@@ -3,13 +3,14 @@
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos_stream.errors import RejectedError
 from kronos_stream.wire.decimals import scaled
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.integers(1, 10**30), st.integers(0, 8))
 def test_text_is_exact(units: int, digits: int) -> None:
     whole, fraction = divmod(units, 10**digits)
@@ -17,6 +18,7 @@ def test_text_is_exact(units: int, digits: int) -> None:
     assert scaled(text, digits, "price") == units
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.floats(1e-6, 1e15), st.integers(0, 8))
 def test_floats_are_rounded_half_even_from_their_shortest_form(value: float, digits: int) -> None:
     with localcontext() as context:
