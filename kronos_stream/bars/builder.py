@@ -5,6 +5,7 @@ ids; everything else is commutative and exact, so any order of the same trades g
 """
 
 from ..wire.messages import Bar
+from .partials import Partial
 
 
 class BarBuilder:
@@ -64,6 +65,28 @@ class BarBuilder:
                 self.first_id = trade_id
             if self.last_id is None or trade_id > self.last_id:
                 self.last_id = trade_id
+
+    def merge(self, part: Partial) -> None:
+        """Later trades of the log, summed up; their ids are in `ids` already."""
+        if not self.trades:
+            self.open, self.open_key = part.open, part.open_key
+            self.close, self.close_key = part.close, part.close_key
+            self.high, self.low = part.high, part.low
+        else:
+            self.high = max(self.high, part.high)
+            self.low = min(self.low, part.low)
+            if part.open_key < self.open_key:
+                self.open, self.open_key = part.open, part.open_key
+            if part.close_key >= self.close_key:
+                self.close, self.close_key = part.close, part.close_key
+        self.trades += part.trades
+        self.volume += part.volume
+        self.amount += part.amount
+        if part.first_id is not None and part.last_id is not None:
+            self.first_id = (
+                part.first_id if self.first_id is None else min(self.first_id, part.first_id)
+            )
+            self.last_id = part.last_id if self.last_id is None else max(self.last_id, part.last_id)
 
     def has_hole(self, previous_id: int | None) -> bool:
         """Whether contiguous ids lack one, within the bar or before it."""

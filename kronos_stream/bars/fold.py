@@ -19,6 +19,7 @@ from ..wire.intervals import DAY_MS, INTERVAL_MS
 from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import ALWAYS, Calendar, calendar_of
+from .symbols import SymbolState
 
 
 class BarOut(Struct, frozen=True):
@@ -68,37 +69,6 @@ class BarsConfig(Struct, frozen=True):
         return calendar_of(name, self.interval_ms)
 
 
-class _Symbol:
-    """What the fold knows of one symbol: its open bars, and the bar that the next one follows."""
-
-    __slots__ = (
-        "calendar",
-        "close",
-        "dropped",
-        "flat_run",
-        "highest_id",
-        "highest_time",
-        "last_id",
-        "name",
-        "open",
-        "prev_open_time",
-    )
-
-    def __init__(self, name: str, calendar: Calendar | None, last: Bar | None) -> None:
-        self.name = name
-        self.calendar = calendar
-        """None: every interval exists."""
-        self.open: dict[int, BarBuilder] = {}
-        self.prev_open_time = last.open_time if last else None
-        self.close: float | None = last.close if last else None
-        self.last_id = last.last_trade_id if last else None
-        self.flat_run = last.flat_run if last else 0
-        self.highest_id = -1
-        self.highest_time = 0
-        self.dropped: tuple[int, BarBuilder] | None = None
-        """The partial first bar: until a bar is published, a restart must see its ticks again."""
-
-
 class PartitionFold:
     """One partition's bars. `partition_of` None: any partition is right for any symbol;
     `symbols` None: every symbol is listed."""
@@ -113,7 +83,7 @@ class PartitionFold:
         restored: Restored | None = None,
     ) -> None:
         restored = restored or Restored()
-        self._config = config
+        self.config = config
         self._bars = config.bars
         self._interval_ms = config.interval_ms
         self._partition = partition
@@ -127,11 +97,11 @@ class PartitionFold:
         )
         self._flat_limit = DAY_MS // config.interval_ms
         self.watermark = restored.watermark
-        self._symbols: dict[str, _Symbol] = {}
+        self._symbols: dict[str, SymbolState] = {}
         for name, last in restored.last.items():
             if symbols is None or name in symbols:
                 self._symbols[name] = self._known(name, last)
-        self._next = 0 if self.watermark is None else self._horizon(self.watermark)
+        self.next_open = 0 if self.watermark is None else self._horizon(self.watermark)
         """Open time of the oldest interval that is not closed."""
         self._next_offset = 0
         self.counters: Counter[str] = Counter()
@@ -155,7 +125,11 @@ class PartitionFold:
         for symbol in self._symbols.values():
             if self._is_filling(symbol):
                 after = symbol.prev_open_time
-                next_ = self._next if after is None else max(self._next, after + self._interval_ms)
+                next_ = (
+                    self.next_open
+                    if after is None
+                    else max(self.next_open, after + self._interval_ms)
+                )
                 if symbol.calendar is not None and not symbol.calendar.is_open(next_):
                     next_ = symbol.calendar.next_open(next_)
                 due.append(next_)
@@ -166,11 +140,51 @@ class PartitionFold:
     def _oldest(self) -> tuple[int, int | None]:
         began = [b for s in self._symbols.values() for b in s.open.values()]
         held = [s.dropped for s in self._symbols.values() if s.dropped is not None]
-        began += [b for o, b in held if self._next <= o + DAY_MS]
+        began += [b for o, b in held if self.next_open <= o + DAY_MS]
         if not began:
             return self._next_offset, self.watermark
         first = min(began, key=lambda b: b.first_offset)
         return first.first_offset, first.watermark_before
+
+    # -- what the fold in columns shares -------------------------------------------------------
+
+    @property
+    def closes_at(self) -> int:
+        """The time of a tick or marker that closes the oldest interval."""
+        return self.next_open + self._interval_ms + self._bars.grace_ms
+
+    def lists(self, name: str) -> bool:
+        """Whether bars of this symbol are made."""
+        return self._listed is None or name in self._listed
+
+    def home(self, name: str) -> int:
+        """The partition of a symbol: elsewhere its ticks would break the order of its bars."""
+        if self._partition_of is None:
+            return self._partition
+        home = self._homes.get(name)
+        if home is None:
+            home = self._partition_of(name)
+            if len(self._homes) < 100_000:
+                self._homes[name] = home
+        return home
+
+    def is_home(self, name: str) -> bool:
+        """Whether the symbol's ticks belong to this partition."""
+        return self.home(name) == self._partition
+
+    def symbol(self, name: str) -> SymbolState:
+        """What is known of a listed symbol."""
+        known = self._symbols.get(name)
+        if known is None:
+            known = self._symbols[name] = self._known(name, None)
+        return known
+
+    def passed(self, offset: int, time: int) -> None:
+        """Records up to `offset` were folded, none of which closes a bar; the largest `time`."""
+        assert self.watermark is not None
+        assert time < self.closes_at
+        self._next_offset = offset + 1
+        self.watermark = max(self.watermark, time)
 
     # -- records in, bars out ------------------------------------------------------------------
 
@@ -189,7 +203,11 @@ class PartitionFold:
                 )
             if isinstance(message, int):
                 return self._advance(message)
-            self._check_home(message.symbol)
+            if not self.is_home(message.symbol):
+                raise RejectedError(
+                    "wrong_partition",
+                    f"symbol: {message.symbol!r} belongs to partition {self.home(message.symbol)}",
+                )
         except RejectedError as error:
             self.counters["rejected"] += 1
             return [RejectedOut(error.reason, error.detail)]
@@ -199,17 +217,15 @@ class PartitionFold:
         """One checked trade."""
         self._next_offset = offset + 1
         name, time = trade.symbol, trade.time
-        if self._listed is not None and name not in self._listed:
+        if not self.lists(name):
             self.counters["unlisted"] += 1
             return self._advance(time)
         open_time = time - time % self._interval_ms
-        if open_time < self._next:
+        if open_time < self.next_open:
             self.counters["late"] += 1
             return [LateOut(name)]
-        symbol = self._symbols.get(name)
-        if symbol is None:
-            symbol = self._symbols[name] = self._known(name, None)
-        if symbol.calendar is not None and not symbol.calendar.is_open(open_time):
+        symbol = self.symbol(name)
+        if not symbol.exists(open_time):
             self.counters["outside_session"] += 1
             return self._advance(time)
         builder = symbol.open.get(open_time)
@@ -221,7 +237,8 @@ class PartitionFold:
             # time, the watermark must not depend on what a restart no longer remembers.
             return self._advance(time)
         if trade.trade_id is not None:
-            self._follow_ids(symbol, trade.trade_id, time)
+            reset = symbol.follow_id(trade.trade_id, time, self._interval_ms)
+            self.counters["id_reset"] += reset
         builder.add(offset, time, trade.price, trade.qty, trade.trade_id)
         self.counters["accepted"] += 1
         watermark = self.watermark
@@ -233,11 +250,13 @@ class PartitionFold:
         """Off-line, with edges kept: what is still open. Bars that the watermark has passed only
         waited for late ticks; the others are cut off."""
         outputs: list[Output] = []
-        end = max((o for s in self._symbols.values() for o in s.open), default=self._next - 1)
-        for open_time in range(self._next, end + 1, self._interval_ms):
-            self._next = open_time + self._interval_ms
+        end = max((o for s in self._symbols.values() for o in s.open), default=self.next_open - 1)
+        for open_time in range(self.next_open, end + 1, self._interval_ms):
+            self.next_open = open_time + self._interval_ms
             self._close(
-                open_time, outputs, cut_off=self.watermark is None or self._next > self.watermark
+                open_time,
+                outputs,
+                cut_off=self.watermark is None or self.next_open > self.watermark,
             )
         return outputs
 
@@ -245,24 +264,24 @@ class PartitionFold:
         """The watermark never goes backwards."""
         if self.watermark is None:
             self.watermark = time
-            self._next = max(self._next, self._horizon(time))
+            self.next_open = max(self.next_open, self._horizon(time))
             return []
         if time <= self.watermark:
             return []
         self.watermark = time
-        if time < self._next + self._interval_ms + self._bars.grace_ms:
+        if time < self.closes_at:
             return []
         outputs: list[Output] = []
         horizon = self._horizon(time)
-        while self._next < horizon:
+        while self.next_open < horizon:
             open_times = [o for s in self._symbols.values() for o in s.open]
             if not any(self._is_filling(s) for s in self._symbols.values()):
                 # Nothing happens before the next interval with trades, however far it lies.
-                self._next = min([*open_times, horizon])
-                if self._next == horizon:
+                self.next_open = min([*open_times, horizon])
+                if self.next_open == horizon:
                     break
-            self._close(self._next, outputs)
-            self._next += self._interval_ms
+            self._close(self.next_open, outputs)
+            self.next_open += self._interval_ms
         return outputs
 
     def _horizon(self, watermark: int) -> int:
@@ -287,7 +306,7 @@ class PartitionFold:
 
     def _close_traded(
         self,
-        symbol: _Symbol,
+        symbol: SymbolState,
         open_time: int,
         builder: BarBuilder,
         outputs: list[Output],
@@ -320,8 +339,8 @@ class PartitionFold:
             self.counters["dropped_partial"] += 1
             symbol.dropped = (open_time, builder)
 
-    def _close_flat(self, symbol: _Symbol, open_time: int, outputs: list[Output]) -> None:
-        if symbol.calendar is not None and not symbol.calendar.is_open(open_time):
+    def _close_flat(self, symbol: SymbolState, open_time: int, outputs: list[Output]) -> None:
+        if not symbol.exists(open_time):
             return
         assert symbol.close is not None
         symbol.flat_run += 1
@@ -353,42 +372,19 @@ class PartitionFold:
 
     # -- rules ---------------------------------------------------------------------------------
 
-    def _known(self, name: str, last: Bar | None) -> _Symbol:
+    def _known(self, name: str, last: Bar | None) -> SymbolState:
         always = self._bars.symbol_calendars.get(name, self._bars.calendar) == ALWAYS
-        calendar = None if always else self._config.calendar(name)
-        return _Symbol(name, calendar, last)
+        calendar = None if always else self.config.calendar(name)
+        return SymbolState(name, calendar, last)
 
-    def _check_home(self, symbol: str) -> None:
-        """A tick in another partition than its symbol's would break the order of its bars."""
-        if self._partition_of is None:
-            return
-        home = self._homes.get(symbol)
-        if home is None:
-            home = self._partition_of(symbol)
-            if len(self._homes) < 100_000:
-                self._homes[symbol] = home
-        if home != self._partition:
-            raise RejectedError(
-                "wrong_partition", f"symbol: {symbol!r} belongs to partition {home}"
-            )
-
-    def _follow_ids(self, symbol: _Symbol, trade_id: int, time: int) -> None:
-        """Counts a reset of the exchange's ids. Which ids were seen is remembered by each open
-        bar: a replayed tick belongs to the same bar again, or is late."""
-        if trade_id > symbol.highest_id:
-            symbol.highest_id, symbol.highest_time = trade_id, time
-        elif time > symbol.highest_time + self._interval_ms:
-            self.counters["id_reset"] += 1
-            symbol.highest_id, symbol.highest_time = trade_id, time
-
-    def _is_filling(self, symbol: _Symbol) -> bool:
+    def _is_filling(self, symbol: SymbolState) -> bool:
         return (
             self._bars.gaps == "fill"
             and symbol.close is not None
             and symbol.flat_run < self._flat_limit
         )
 
-    def _forget(self, symbol: _Symbol, open_time: int) -> None:
+    def _forget(self, symbol: SymbolState, open_time: int) -> None:
         """A symbol of which nothing was published for a day after its first, partial bar begins
         anew: a restart does not read further back for it."""
         if symbol.dropped is not None and open_time > symbol.dropped[0] + DAY_MS:

@@ -18,7 +18,7 @@ from .decimals import scaled
 
 MAX_BYTES: Final = 65_536
 MAX_SYMBOL: Final = 64
-_MS_FROM, _MS_UNTIL = 10**11, 10**14
+MS_FROM, MS_UNTIL = 10**11, 10**14
 """1973 to 5138 in milliseconds: the other units of the present lie outside."""
 _SECONDS_FROM: Final = 10**8
 _MAX_ID: Final = 2**63 - 1
@@ -139,9 +139,7 @@ class TickDecoder:
                 n for n, v in zip(names, (symbol, time, price, qty), strict=True) if v is None
             ]
             raise RejectedError("missing_field", f"expected {', '.join(missing)}")
-        if not (0 < len(symbol) <= MAX_SYMBOL and symbol.isascii() and symbol.isprintable()) or (
-            " " in symbol
-        ):
+        if not is_symbol(symbol):
             raise RejectedError(
                 "invalid_symbol",
                 f"{names[0]}: expected 1 to {MAX_SYMBOL} printable ASCII characters without "
@@ -168,14 +166,20 @@ class TickDecoder:
         )
 
 
+def is_symbol(text: str) -> bool:
+    """Whether `text` can name a symbol: printable ASCII without spaces, not too long."""
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and 0 < len(text) <= MAX_SYMBOL
+
+
 def _time(time: int, field: str) -> int:
-    if _MS_FROM <= time < _MS_UNTIL:
+    if MS_FROM <= time < MS_UNTIL:
         return time
-    if _SECONDS_FROM <= time < _MS_FROM:
+    if _SECONDS_FROM <= time < MS_FROM:
         unit = "seconds"
-    elif _MS_UNTIL <= time < 1000 * _MS_UNTIL:
+    elif MS_UNTIL <= time < 1000 * MS_UNTIL:
         unit = "microseconds"
-    elif 1000 * _MS_UNTIL <= time < 10**6 * _MS_UNTIL:
+    elif 1000 * MS_UNTIL <= time < 10**6 * MS_UNTIL:
         unit = "nanoseconds"
     else:
         raise RejectedError(
