@@ -21,6 +21,7 @@ from ..bars.dead_letters import DeadLetters
 from ..context.contexts import Contexts
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply, EngineRequest
+from ..engine.spec import bars_needed
 from ..errors import BrokerError, SettingsError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
@@ -302,7 +303,7 @@ class ForecastService:
     def _say_short(self, symbol: str, bars: int, spec: ForecastSpec) -> None:
         if symbol not in self._said_short:
             self._said_short.add(symbol)
-            log.info("lookback_incomplete", symbol=symbol, bars=bars, needed=spec.lookback + 1)
+            log.info("lookback_incomplete", symbol=symbol, bars=bars, needed=bars_needed(spec))
 
     async def _warm(self) -> None:
         """Between history and the first close: prepare that close's prefix."""
