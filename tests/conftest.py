@@ -1,8 +1,11 @@
 """Fixtures that every test may use."""
 
+import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from .services.plugin import kafka_bootstrap, redis_url, topic_prefix
 
@@ -17,3 +20,8 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared folder beside the checkout: real data and golden values absent")
     return SHARED
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every async test runs on the loop that the product runs on."""
+    return {"uvloop": uvloop.new_event_loop}

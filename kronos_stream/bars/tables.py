@@ -101,7 +101,7 @@ def _frame(path: Path) -> Any:
             decoder = msgspec.json.Decoder(dict[str, Any])
             return pd.DataFrame(decoder.decode_lines(path.read_bytes()))
         if path.name.endswith((".csv", ".csv.gz")):
-            return pd.read_csv(path, dtype={"symbol": str}, float_precision="round_trip")
+            return pd.read_csv(path, dtype={"symbol": str})
     except (ValueError, OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import pytest_asyncio
 import uvloop
 
 from kronos_stream.engine.client import EngineClient
@@ -21,8 +23,12 @@ from .requests import request, spec
 WANTED = spec(lookback=60, horizon=3, paths=3)
 
 
-@pytest.fixture
-async def client() -> EngineClient:
+# One process for the module: a start costs seconds.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client() -> AsyncIterator[EngineClient]:
     made = EngineClient(ModelSettings(threads=1, batch_timeout_s=20.0))
     await made.start()
     await made.configure(WANTED)
@@ -45,13 +51,15 @@ async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClie
     assert client.pid != before
 
 
-async def test_a_hanging_process_is_replaced(client: EngineClient) -> None:
+async def test_a_hanging_process_is_replaced(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = [request("AAA", bars(120), 100, WANTED)]
     expected = await client.forecast(asked)
     before = client.pid
     assert before is not None
     os.kill(before, signal.SIGSTOP)
-    client._timeout_s = 0.5
+    monkeypatch.setattr(client, "_timeout_s", 0.5)
     again = []
     try:
         # A replacement loads the model within its own time, and then answers within this one.
@@ -63,24 +71,14 @@ async def test_a_hanging_process_is_replaced(client: EngineClient) -> None:
     ]
 
 
-def test_frames_larger_than_the_pipe_pass_under_uvloop() -> None:
+async def test_frames_larger_than_the_pipe_pass_under_uvloop(client: EngineClient) -> None:
     """uvloop makes a watched pipe non-blocking; a large batch then failed half-way."""
-
-    async def send_many() -> bool:
-        client = EngineClient(ModelSettings(threads=1))
-        try:
-            await client.start()
-            await client.configure(WANTED)
-            before = client.pid
-            series = bars(120)
-            for _ in range(3):
-                await client.prepare([request(f"S{i}", series, 100, WANTED) for i in range(60)])
-            return client.pid == before
-        finally:
-            await client.close()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(send_many())
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+    before = client.pid
+    series = bars(120)
+    for _ in range(3):
+        await client.prepare([request(f"S{i}", series, 100, WANTED) for i in range(60)])
+    assert client.pid == before
 
 
 async def test_a_model_that_cannot_load_is_one_error(tmp_path: Path) -> None:
