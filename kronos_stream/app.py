@@ -61,6 +61,7 @@ async def run(
 
 async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) -> None:
     whole = stages == ("feed", "bars", "forecast")
+    _refuse_unknown_calendars(settings)
     async with AsyncExitStack() as stack:
         console = Console(settings, sys.stdout)
         broker = await stack.enter_async_context(_broker(settings, console if whole else None))
@@ -203,6 +204,11 @@ def _scope(settings: Settings, spec: ForecastSpec, hello: EngineHello) -> str:
 
 def _calendar_name(settings: Settings, symbol: str) -> str:
     return settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
+
+
+def _refuse_unknown_calendars(settings: Settings) -> None:
+    for name in {settings.bars.calendar, *settings.bars.symbol_calendars.values()}:
+        calendar_of(name, INTERVAL_MS[settings.bars.interval])
 
 
 def _calendars(settings: Settings) -> Callable[[str], Calendar]:

@@ -67,6 +67,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, dict[str, A
         ("run --symbols A --model ./none", "model.model: expected builtin, a folder or a hub id"),
         ("run --symbols A --tokenizer none", "model.tokenizer: expected builtin, a folder"),
         ("run --symbols A --feed kafka --bars 3", "--bars: expected --feed simulated or replay"),
+        ("run --symbols A --calendar NOPE", "bars.calendar: expected 24/7 or a name of"),
         ("run --symbols A --set grace=1", "--set grace=1: no setting 'grace'"),
         ("run --symbols A --set grace", "--set: expected KEY=VALUE, got 'grace'"),
         ("run --symbols A --config none.toml", "config file none.toml: expected a TOML file"),

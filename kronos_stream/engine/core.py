@@ -40,6 +40,18 @@ class _Plan(NamedTuple):
     tail: list[bytes]
 
 
+def _device(name: str) -> torch.device:
+    try:
+        one = torch.ones(1, device=name)
+        one.item()
+        return one.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise EngineError(
+            f"model.device: expected a device that torch can use here, got {name!r}: {why}"
+        ) from error
+
+
 class Engine:
     """Refuses a model in training mode: dropout would be on."""
 
@@ -64,7 +76,7 @@ class Engine:
         self.spec = spec
         # The digest is of the weights as loaded, whatever dtype they are run in.
         self.revision = revision or revision_of(model, tokenizer)
-        self._device = torch.device(device)
+        self._device = _device(device)
         model.fine_head_rotary = spec.fine_head_rotary
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
         self._nets = Networks(model.to(self._device, dtype), tokenizer.to(self._device))

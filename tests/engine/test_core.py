@@ -226,6 +226,12 @@ def test_training_mode_is_refused() -> None:
         Engine(model.train(), tokenizer, spec())
 
 
+@pytest.mark.parametrize("device", ["nonsense", "meta"])
+def test_a_device_that_cannot_be_used_is_refused(device: str) -> None:
+    with pytest.raises(EngineError, match=f"model.device: expected a device .* got '{device}'"):
+        Engine(*tiny_pair(), spec(), device=device)
+
+
 def test_horizon_past_the_context_is_refused() -> None:
     with pytest.raises(EngineError, match="max_context 128"):
         Engine(*tiny_pair(), spec(lookback=120, horizon=20))
