@@ -24,7 +24,7 @@ WANTED = spec(lookback=60, horizon=3, paths=3)
 
 
 # One process for the module: a start costs seconds.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
