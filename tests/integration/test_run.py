@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from kronos_stream.cli import main
 from kronos_stream.forecasts.keep_first import comparable
 from kronos_stream.wire.messages import Forecast
 
@@ -191,10 +192,8 @@ def test_run_twice_on_a_real_broker_and_the_offline_record_is_the_same(
     rows = [b for b in bars if b["symbol"] == "BTCUSDT" and b["open_time"] <= last["open_time"]]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out_file = tmp_path / "forecast.jsonl"
-    offline = ("forecast", "--bars", str(table), "--symbol", "BTCUSDT", "--out", str(out_file))
-    with command(*offline) as process:
-        _, complaints = process.communicate(timeout=60)
-        assert process.returncode == 0, complaints
+    offline = ["forecast", "--bars", str(table), "--symbol", "BTCUSDT", "--out", str(out_file)]
+    assert main(offline) == 0
     again = msgspec.json.decode(out_file.read_bytes(), type=Forecast)
     assert comparable(again) == comparable(msgspec.convert(last, Forecast))
 
@@ -204,7 +203,7 @@ def test_two_members_of_each_stage_share_the_symbols_and_take_over(
 ) -> None:
     symbols = "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDT"
     where = ("--kafka", kafka_bootstrap, "--topic-prefix", topic_prefix, "--symbols", symbols)
-    session = ("--set", "kafka.session_timeout_ms=6000", "--set", "kafka.heartbeat_ms=1000")
+    session = ("--set", "kafka.session_timeout_ms=4000", "--set", "kafka.heartbeat_ms=1000")
     forecast = (
         *("forecast", "--redis", redis_url, *where, *session),
         *("--shed", "off", "--set", "model.threads=1"),
