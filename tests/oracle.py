@@ -80,7 +80,8 @@ def truth(
         for e in log
         if e.time - e.timestamp > max_ahead_ms or (e.symbol is not None and not at_home(e.symbol))
     ]
-    taken = [e for e in log if e.offset not in set(rejected)]
+    unusable = set(rejected)
+    taken = [e for e in log if e.offset not in unusable]
     # A late tick or a duplicate is never the newest, so the watermark is a running maximum.
     before = [None, *itertools.accumulate((e.time for e in taken), max)]
     listed = [
@@ -93,16 +94,21 @@ def truth(
         for e, w in listed
         if w is not None and e.time // step * step + step + grace_ms <= w
     ]
+    too_late = set(late)
     end = before[-1]
     groups: dict[str, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    seen_at: dict[Entry, int | None] = {}
+    seen_at: dict[int, int | None] = {}
+    known: set[tuple[str, int, int]] = set()
     for e, w in listed:
         open_time = e.time // step * step
-        if e.offset not in set(late) and exists(str(e.symbol), open_time):
-            same = groups[str(e.symbol)][open_time]
-            if e.trade_id is None or all(e.trade_id != other.trade_id for other in same):
-                same.append(e)
-                seen_at[e] = w
+        if e.offset in too_late or not exists(str(e.symbol), open_time):
+            continue
+        if e.trade_id is not None:
+            if (str(e.symbol), open_time, e.trade_id) in known:
+                continue
+            known.add((str(e.symbol), open_time, e.trade_id))
+        groups[str(e.symbol)][open_time].append(e)
+        seen_at[e.offset] = w
     bars: list[Bar] = []
     if end is not None:
         for symbol, buckets in groups.items():
@@ -128,7 +134,7 @@ def truth(
 def _bars_of(
     symbol: str,
     buckets: dict[int, list[Entry]],
-    seen_at: dict[Entry, int | None],
+    seen_at: dict[int, int | None],
     *,
     upto: int,
     end: int,
@@ -154,7 +160,7 @@ def _bars_of(
             first = min(
                 (t for b, ts in buckets.items() if b >= bucket for t in ts), key=lambda t: t.offset
             )
-            reached = seen_at[first]
+            reached = seen_at[first.offset]
             whole = reached is not None and reached >= bucket
         bar = _traded(symbol, bucket, ticks, interval)
         ids = sorted(t.trade_id for t in ticks if t.trade_id is not None)
