@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
@@ -39,8 +40,16 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev
+# The peers of the ticks case in an environment of their own: quixstreams wants another
+# confluent-kafka than ours.
+$(PEERS)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(PEERS)
+	sed 's/^confluent-kafka==.*/confluent-kafka==2.12.2/' constraints.txt > $(PEERS)/constraints.txt
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --constraint $(PEERS)/constraints.txt --editable '.[peers]'
+	@touch $@
+
+bench: $(VENV)/.installed-dev $(PEERS)/.installed
 	$(BIN)/python -m benchmarks $(CASE)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import engine, pipeline, ticks
+from . import engine, pipeline, ticks, ticks_stream
 from .table import Row, show
 
 CASES: dict[str, Callable[[], list[Row]]] = {
+    "ticks": ticks_stream.streamed,
     "ticks-offline": ticks.offline,
     "pipeline-2": pipeline.two_symbols,
     "pipeline-20": pipeline.twenty_symbols,

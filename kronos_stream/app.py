@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import sys
@@ -49,6 +50,7 @@ async def run(
 
     Raises a KronosStreamError (or a group of them) for what the user can mend.
     """
+    spare_the_collector()
     with _stopped_by_signals():
         try:
             async with asyncio.timeout(for_s):
@@ -57,6 +59,14 @@ async def run(
             if for_s is None:
                 raise
     return 0
+
+
+def spare_the_collector() -> None:
+    """Each record is some objects that live for one batch and go by reference counting. With
+    Python's own thresholds the cycle collector walks them again and again: a sixth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) -> None:

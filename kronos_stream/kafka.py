@@ -55,8 +55,14 @@ RETRY_S: Final = 0.1
 READY_TIMEOUT_S: Final = 30.0
 
 
-def _record(r: Any) -> Record:
-    return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value or b"", r.headers)
+def _records(found: Iterable[Any]) -> list[Record]:
+    """aiokafka's records have the fields of ours and pass as they are: one more object for each
+    would cost a tenth of reading it. Only a missing value becomes an empty one."""
+    return [r if r.value is not None else _empty(r) for r in found]
+
+
+def _empty(r: Any) -> Record:
+    return Record(r.topic, r.partition, r.offset, r.timestamp, r.key, b"", r.headers)
 
 
 async def _retried(call: Callable[[], Awaitable[T]], what: str) -> T:
@@ -266,7 +272,7 @@ class Broker:
             # take offsets too.
             while await consumer.position(tp) < end:
                 got = await consumer.getmany(tp, timeout_ms=FETCH_WAIT_MS)
-                records = [_record(r) for r in got.get(tp, ()) if r.offset < end]
+                records = _records(r for r in got.get(tp, ()) if r.offset < end)
                 if records:
                     yield records
         except KafkaError as error:
@@ -561,7 +567,7 @@ class Subscription:
             raise BrokerError(f"reading {self._topic}: {failed!r}") from failed
         got = task.result()
         return {
-            tp.partition: [_record(r) for r in records]
+            tp.partition: _records(records)
             for tp, records in got.items()
             if tp.partition in self._sought
         }

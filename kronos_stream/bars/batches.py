@@ -138,7 +138,7 @@ class BatchFold:
                 before = int(columns.reached[row - 1]) if row else 0
                 builder = BarBuilder(records[row].offset, max(fold.watermark or 0, before))
                 state.open[open_time] = builder
-            replayed = _replayed(builder.ids, columns, rows[begin:end])
+            replayed = _replayed(builder, columns, rows[begin:end])
             fold.counters["duplicate"] += int(replayed.sum())
             fresh[begin:end] = ~replayed
             if not replayed.all():
@@ -177,13 +177,20 @@ class BatchFold:
                 self._fold.counters["id_reset"] += resets
 
 
-def _replayed(known: set[int], columns: Columns, rows: Ints) -> NDArray[np.bool_]:
-    """Which rows' ids are known; then all are."""
-    has_id = columns.has_id[rows]
-    found = []
-    for trade_id in columns.trade_id[rows[has_id]].tolist():
-        found.append(trade_id in known)
-        known.add(trade_id)
+def _replayed(builder: BarBuilder, columns: Columns, rows: Ints) -> NDArray[np.bool_]:
+    """Which rows' ids the bar knows; then it knows all."""
+    with_id = rows[columns.has_id[rows]]
+    ids = columns.trade_id[with_id]
+    # An id above all before it is new, and whatever equals it comes after it in the log.
+    least = -1 if builder.last_id is None else builder.last_id
+    before = np.maximum.accumulate(np.append(least, ids))[:-1]
+    new = ids > before
+    builder.ids.update(ids[new].tolist())
+    for place in np.flatnonzero(~new).tolist():
+        trade_id = int(ids[place])
+        if trade_id not in builder.ids:
+            builder.ids.add(trade_id)
+            new[place] = True
     replayed = np.zeros(len(rows), bool)
-    replayed[has_id] = found
+    replayed[columns.has_id[rows]] = ~new
     return replayed

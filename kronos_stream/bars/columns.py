@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -107,13 +109,14 @@ def _one(record: Record) -> _Plain:
 
 def _scaled(texts: list[str], digits: int) -> NDArray[np.int64] | None:
     """Decimals × 10^digits, exactly; None where one of them is anything else."""
-    import pyarrow as pa
-
-    strings = pa.array(texts, pa.string())
-    _, ends, characters = strings.buffers()
-    lengths = np.diff(np.frombuffer(ends, np.int32)[: len(texts) + 1])
+    characters = "".join(texts).encode()
+    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
     if not _DIGITS[np.frombuffer(characters, np.uint8)].all() or lengths.max() > MAX_CHARS:
         return None
+    # Not pa.array(), which imports pandas to see whether it was given one of its arrays.
+    ends = np.append(np.int32(0), lengths.cumsum(dtype=np.int32))
+    buffers = pa.py_buffer(ends), pa.py_buffer(characters)
+    strings = pa.StringArray.from_buffers(len(texts), *buffers)
     try:
         decimals: Any = strings.cast(pa.decimal128(38, digits))
     except pa.ArrowInvalid:

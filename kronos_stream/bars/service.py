@@ -38,9 +38,9 @@ STOP_TIMEOUT_S: Final = 1.0
 OUTCOMES: Final = ("accepted", "duplicate", "id_reset", "late", "unlisted", "outside_session")
 OWNERS_MARKER: Final = ("written_by", b"owner")
 """A header of the markers that this stage writes."""
-BATCH: Final = 4096
-"""Records folded before other tasks (heartbeats) get their turn: some milliseconds of work in
-columns, some tens where nothing is plain."""
+BATCH: Final = 8192
+"""Records read and folded before other tasks (heartbeats) get their turn: some milliseconds of
+work in columns, some tens where nothing is plain."""
 
 
 class _Metadata(Struct, frozen=True, omit_defaults=True):
@@ -155,7 +155,7 @@ class BarsService:
         assignment = self._subscription.take_assignment()
         if assignment is not None:
             await self._assign(assignment)
-        batches = await self._subscription.poll(max_wait_ms=POLL_MS)
+        batches = await self._subscription.poll(max_wait_ms=POLL_MS, max_records=BATCH)
         for number, records in batches.items():
             await self._fold(self._partitions[number], records)
         if self._marks:
@@ -212,17 +212,15 @@ class BarsService:
     async def _fold(self, partition: _Partition, records: list[Record]) -> None:
         if self._marks and not partition.fed:
             partition.fed = any(r.key is None and _is_from_feed(r) for r in records)
-        for start in range(0, len(records), BATCH):
-            batch = records[start : start + BATCH]
-            partition.emitting = True
-            for record, outputs in partition.batches.apply(batch):
-                if not await self._emit(partition, record, outputs):
-                    del self._partitions[partition.number]
-                    return
-            partition.next_offset = batch[-1].offset + 1
-            partition.read = True
-            partition.emitting = False
-            await asyncio.sleep(0)
+        partition.emitting = True
+        for record, outputs in partition.batches.apply(records):
+            if not await self._emit(partition, record, outputs):
+                del self._partitions[partition.number]
+                return
+        partition.next_offset = records[-1].offset + 1
+        partition.read = True
+        partition.emitting = False
+        await asyncio.sleep(0)
         if self._backpressure is not None:
             self._backpressure.consumed("ticks", sum(len(r.value) for r in records))
         partition.count()
