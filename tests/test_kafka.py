@@ -133,7 +133,7 @@ async def test_a_record_comes_back_as_it_was_sent(
         )
         assert await acknowledged == 0
         (record,) = await _read(member, 1)
-        assert record[:3] == (broker.topics.ticks, 2, 0)
+        assert (record.topic, record.partition, record.offset) == (broker.topics.ticks, 2, 0)
         assert (record.key, record.value) == (b"S", b"v")
         assert record.headers == (("schema", b"tick/1"),)
         assert await member.position(2) == 1

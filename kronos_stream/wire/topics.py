@@ -11,7 +11,8 @@ _ANY_TIME: Final = str(2**63 - 1)
 
 
 class Record(NamedTuple):
-    """One record as read; `timestamp` is the record's own, in ms."""
+    """One record as read; `timestamp` is the record's own, in ms. Read it by its names: what a
+    broker's client hands on has these fields, but is no tuple."""
 
     topic: str
     partition: int
