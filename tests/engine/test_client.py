@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+import torch
 import uvloop
 
 from kronos_stream.engine.client import EngineClient
@@ -36,6 +37,16 @@ async def client() -> AsyncIterator[EngineClient]:
     await made.close()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the client's engine has: equal bits are promised for equal thread counts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClient) -> None:
     asked = [request("AAA", bars(120), 100, WANTED)]
     expected = Engine(*load_pair("builtin"), WANTED).forecast(asked, lambda: 0)
