@@ -4,70 +4,71 @@ A slot belongs to one symbol at a time; the least recently used one is taken for
 key says exactly what it was computed from: any other anchor, bar or model is a miss.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..model.kronos import FINE_HEADS, Kronos
-from ..model.tokenizer import KronosTokenizer
-from ..model.transformer import Block
+from ..model.kronos import FINE_HEADS
 from ..wire.messages import ForecastSpec
+from .networks import Networks, Stack
 
-CHUNK: Final = 64
-"""Bars prefilled at once, always as many rows: fixed shapes give the same bits every time."""
+MAX_CHUNK: Final = 208
+"""Bars prefilled at once, at most: one layer of it takes some milliseconds on two cores."""
+
+
+def chunk_of(bars: int) -> int:
+    """Rows of each chunk of a prefix of `bars`: as few chunks as may be, all of one size, a
+    multiple of 8. A function of the settings alone, so that the shapes and with them the bits are
+    the same every time."""
+    chunks = -(-bars // MAX_CHUNK)
+    return -(-bars // (8 * chunks)) * 8
 
 
 class KV:
-    """Keys and values of a stack of blocks: (layers, heads, length, width) each."""
+    """Keys and values of a stack of blocks in every slot: (layers, slots, K, length, D) each."""
 
     def __init__(
         self,
         layers: int,
+        slots: int,
         heads: int,
         length: int,
         width: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (layers, heads, length, width)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (layers, slots, heads, length, width)
+        # Not zeroed: the system gives a CPU's pages only when a slot is first written.
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of both."""
-        return 2 * self.keys.element_size() * self.keys.numel()
+    def write(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Keys and values (T, K, D) of one slot's positions from `start` on."""
+        end = start + keys.shape[0]
+        self.keys[layer, slot, :, start:end] = keys.transpose(0, 1)
+        self.values[layer, slot, :, start:end] = values.transpose(0, 1)
 
-    def write(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Keys and values (1, heads, T, width) of the positions from `start` on."""
-        end = start + keys.shape[2]
-        self.keys[layer, :, start:end] = keys[0]
-        self.values[layer, :, start:end] = values[0]
+    def scatter(
+        self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor
+    ) -> None:
+        """Keys and values (R, K, D), each row to a slot and position of its own (R,)."""
+        self.keys[layer][slots, :, positions] = keys
+        self.values[layer][slots, :, positions] = values
 
-    def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (heads, end, width) of the positions before `end`, not copied."""
-        return self.keys[layer, :, :end], self.values[layer, :, :end]
+    def read(self, layer: int, slot: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (K, length, D) of one slot, not copied."""
+        return self.keys[layer, slot, :, :length], self.values[layer, slot, :, :length]
 
 
 class Slot:
     """What is cached of one symbol's context: the prefix that `key` names, as far as `pending`
     has come, and behind it the bars of `tail` (one digest each)."""
 
-    def __init__(
-        self, model: Kronos, tokenizer: KronosTokenizer, spec: ForecastSpec, device: torch.device
-    ) -> None:
-        padded = math.ceil(spec.lookback / CHUNK) * CHUNK
-        length = max(padded, spec.lookback + max(1, spec.anchor_every))
-        dtype = model.norm.weight.dtype
-        fine_width = model.dep_layer.cross_attn.head_width
-        self.model = _stack(model.transformer, length, dtype, device)
-        self.fine = KV(1, FINE_HEADS, length, fine_width, dtype, device)
-        self.encoder = _stack(tokenizer.encoder, length, torch.float32, device)
-        self.decoder = _stack(tokenizer.decoder, length, torch.float32, device)
+    def __init__(self, index: int) -> None:
+        self.index = index
         self.forget()
 
     def forget(self) -> None:
@@ -76,28 +77,34 @@ class Slot:
         self.pending: Iterator[None] | None = None
         self.tail: list[bytes] = []
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the slot: all of it is keys and values."""
-        return sum(kv.nbytes for kv in (self.model, self.fine, self.encoder, self.decoder))
-
 
 class PrefixCache:
-    """Slots by symbol, least recently used first; `budget_bytes` bounds their memory."""
+    """Slots by symbol, least recently used first; `budget_bytes` bounds their memory, which is
+    keys and values and nothing else."""
 
-    def __init__(
-        self,
-        model: Kronos,
-        tokenizer: KronosTokenizer,
-        spec: ForecastSpec,
-        device: torch.device,
-        budget_bytes: int,
-    ) -> None:
-        self._settled = (model, tokenizer, spec, device)
-        first = Slot(*self._settled)
-        self.slot_bytes = first.nbytes
+    def __init__(self, nets: Networks, spec: ForecastSpec, budget_bytes: int) -> None:
+        prefix = spec.lookback - (spec.anchor_every == 0)
+        self.chunk = chunk_of(prefix)
+        padded = -(-prefix // self.chunk) * self.chunk
+        length = max(padded, spec.lookback + max(1, spec.anchor_every))
+
+        def shape(stack: Stack) -> tuple[int, int, int, int]:
+            return len(stack.layers), stack.kv_heads, length, stack.head_width
+
+        model, fine = shape(nets.model), (1, FINE_HEADS, length, nets.fine.head_width)
+        encoder, decoder = shape(nets.encoder), shape(nets.decoder)
+        sizes = ((model, nets.model.dtype), (fine, nets.model.dtype)) + tuple(
+            (s, torch.float32) for s in (encoder, decoder)
+        )
+        self.slot_bytes = sum(2 * torch.Size(s).numel() * d.itemsize for s, d in sizes)
         self.capacity = max(1, budget_bytes // self.slot_bytes)
-        self._free = [first]
+
+        def kv(shape: tuple[int, int, int, int], dtype: torch.dtype) -> KV:
+            return KV(shape[0], self.capacity, *shape[1:], dtype, nets.device)
+
+        self.model, self.fine = kv(model, nets.model.dtype), kv(fine, nets.model.dtype)
+        self.encoder, self.decoder = kv(encoder, torch.float32), kv(decoder, torch.float32)
+        self._free = [Slot(i) for i in reversed(range(self.capacity))]
         self._used: OrderedDict[str, Slot] = OrderedDict()
 
     def __len__(self) -> int:
@@ -109,9 +116,7 @@ class PrefixCache:
 
     def slot(self, symbol: str) -> Slot:
         """The symbol's slot, now the most recently used; it may hold nothing of use."""
-        slot = self._used.pop(symbol, None)
-        if slot is None:
-            slot = self._spare()
+        slot = self._used.pop(symbol, None) or self._spare()
         self._used[symbol] = slot
         return slot
 
@@ -123,17 +128,8 @@ class PrefixCache:
             self._free.append(slot)
 
     def _spare(self) -> Slot:
-        if self._free:
-            return self._free.pop()
         if len(self._used) < self.capacity:
-            return Slot(*self._settled)
+            return self._free.pop()
         _, slot = self._used.popitem(last=False)
         slot.forget()
         return slot
-
-
-def _stack(blocks: nn.ModuleList, length: int, dtype: torch.dtype, device: torch.device) -> KV:
-    if len(blocks) == 0:
-        return KV(0, 1, length, 1, dtype, device)
-    attention = cast(Block, blocks[0]).self_attn
-    return KV(len(blocks), attention.n_kv_heads, length, attention.head_width, dtype, device)

@@ -3,41 +3,44 @@
 Synchronous and without I/O; the worker process runs it, and the off-line command uses it as it is.
 """
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
-from typing import Final, Literal, NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import EngineError
 from ..model.checkpoints import revision_of
-from ..model.features import CLIP, Scale
+from ..model.features import CLIP
 from ..model.kronos import Kronos
 from ..model.sampling import Sampling, uniforms
 from ..model.tokenizer import KronosTokenizer
 from ..wire.messages import AnchorInfo, ForecastSpec
-from .anchors import PRICE_CHANNELS, Bars, NoAnchorError, Span, anchor_of, next_prefix, span_of
-from .cache import PrefixCache, Slot
-from .messages import EngineReply, EngineRequest, rows
-from .prefill import Last, Networks, advance, prefill
-from .rollout import rollout
+from .anchors import PRICE_CHANNELS, Bars, NoAnchorError
+from .attention import Lane
+from .cache import MAX_CHUNK, PrefixCache, Slot
+from .messages import EngineReply, EngineRequest
+from .networks import Networks
+from .plans import Plan, Planner, bars_of
+from .prefill import Last, advance, prefill
+from .rollout import Suffixes, rollout
 
 CLOSE: Final = 3
+GROUP_ROWS: Final = 256
+"""Paths rolled out side by side, about: enough that products run at full speed, and few enough
+that what they pass on stays in the processor's cache."""
 
 
-class _Plan(NamedTuple):
-    """What one context needs: its prefix (by key) and the bars behind it (one digest each)."""
+class _Close(NamedTuple):
+    """A request that gives a forecast, and where its answer belongs."""
 
-    symbol: str
-    scale: Scale
-    z: NDArray[np.float32]
-    stamps: NDArray[np.int64]
-    prefix: int
-    key: bytes
-    tail: list[bytes]
+    place: int
+    request: EngineRequest
+    bars: Bars
+    plan: Plan
 
 
 def _device(name: str) -> torch.device:
@@ -55,6 +58,7 @@ def _device(name: str) -> torch.device:
 class Engine:
     """Refuses a model in training mode: dropout would be on."""
 
+    @torch.inference_mode()
     def __init__(
         self,
         model: Kronos,
@@ -67,7 +71,8 @@ class Engine:
     ) -> None:
         if model.training or tokenizer.training:
             raise EngineError("the model is in training mode: call .eval() on both parts first")
-        if spec.lookback + max(1, spec.anchor_every) + spec.horizon > model.max_context:
+        longest = spec.lookback + max(1, spec.anchor_every) + spec.horizon
+        if longest > model.max_context:
             raise EngineError(
                 f"lookback {spec.lookback} + anchor_every {max(1, spec.anchor_every)} + horizon "
                 f"{spec.horizon} exceed the model's max_context {model.max_context}: a rolling "
@@ -77,24 +82,50 @@ class Engine:
         # The digest is of the weights as loaded, whatever dtype they are run in.
         self.revision = revision or revision_of(model, tokenizer)
         self._device = _device(device)
-        model.fine_head_rotary = spec.fine_head_rotary
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
-        self._nets = Networks(model.to(self._device, dtype), tokenizer.to(self._device))
+        self._nets = Networks(model, tokenizer, spec, longest + MAX_CHUNK, self._device)
         self._sampling = Sampling(temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
-        self.cache = PrefixCache(*self._nets, spec, self._device, cache_bytes)
-        self._idle: OrderedDict[str, _Plan] = OrderedDict()
+        self._planner = Planner(self.revision, spec)
+        self.cache = PrefixCache(self._nets, spec, cache_bytes)
+        self._group = max(1, GROUP_ROWS // spec.paths)
+        self._suffixes = Suffixes(self.cache, self._group * spec.paths, spec.horizon)
+        self._idle: OrderedDict[str, Plan] = OrderedDict()
 
     @torch.inference_mode()
     def forecast(
         self, requests: Sequence[EngineRequest], clock: Callable[[], int]
     ) -> list[EngineReply]:
         """One reply a request, in order; `clock` gives wall milliseconds."""
-        return [self._forecast(request, clock) for request in requests]
+        replies: dict[int, EngineReply] = {}
+        closes: list[_Close] = []
+        for place, request in enumerate(requests):
+            started = clock()
+            bars = bars_of(request)
+            self._idle.pop(request.symbol, None)
+            try:
+                plan = self._planner.close(request, bars)
+            except NoAnchorError as error:
+                self._queue_next(request, bars)
+                replies[place] = EngineReply(
+                    forecast_id=request.forecast_id,
+                    refused=error.reason,
+                    started_ms=started,
+                    ended_ms=clock(),
+                )
+            else:
+                closes.append(_Close(place, request, bars, plan))
+        for group in self._groups(closes):
+            started = clock()
+            found, paths = self._close(group)
+            ended = clock()
+            for close, cache, sampled in zip(group, found, paths, strict=True):
+                replies[close.place] = self._reply(close, cache, sampled, started, ended)
+                self._queue_next(close.request, close.bars)
+        return [replies[place] for place in range(len(requests))]
 
     def prepare(self, requests: Sequence[EngineRequest]) -> None:
         """Queues the prefixes of the bars that follow these."""
         for request in requests:
-            self._queue_next(request, _bars(request))
+            self._queue_next(request, bars_of(request))
 
     @torch.inference_mode()
     def step_idle(self) -> bool:
@@ -111,164 +142,129 @@ class Engine:
             del self._idle[symbol]
         return False
 
-    def _forecast(self, request: EngineRequest, clock: Callable[[], int]) -> EngineReply:
-        started = clock()
-        bars = _bars(request)
-        span = span_of(request.symbol, bars.open_times, request.interval_ms, self.spec)
-        self._idle.pop(request.symbol, None)
-        try:
-            if span is None:
-                raise NoAnchorError("lookback_incomplete")
-            plan = self._plan(request.symbol, bars, span)
-            if not np.isfinite(bars.values[span.start : span.end]).all():
-                raise NoAnchorError("non_finite_values")
-        except NoAnchorError as error:
-            self._queue_next(request, bars)
-            return EngineReply(
-                forecast_id=request.forecast_id,
-                refused=error.reason,
-                started_ms=started,
-                ended_ms=clock(),
-            )
-        slot = self.cache.slot(request.symbol)
-        last, found = self._complete(slot, plan)
-        paths = self._roll(request, bars, plan, slot, last)
-        closed = bars.values[-1]
-        unclipped = (closed - plan.scale.mean) / (plan.scale.std + plan.scale.floor)
-        anchor = AnchorInfo(
-            open_time=int(bars.open_times[span.start + self.spec.lookback - 1]),
-            length=self.spec.lookback,
-            mean=plan.scale.mean.tolist(),
-            std=plan.scale.std.tolist(),
-        )
-        self._queue_next(request, bars)
-        return EngineReply(
-            forecast_id=request.forecast_id,
-            paths=paths.astype("<f8").tobytes(),
-            anchor=anchor,
-            clipped_share=float((np.abs(unclipped) > CLIP).mean()),
-            context_start=span.start,
-            cache=found,
-            started_ms=started,
-            ended_ms=clock(),
-        )
+    def _groups(self, closes: list[_Close]) -> Iterator[list[_Close]]:
+        """Closes of different symbols that are rolled out side by side, in order."""
+        most = min(self._group, self.cache.capacity)
+        group: list[_Close] = []
+        symbols: set[str] = set()
+        for close in closes:
+            if len(group) == most or close.request.symbol in symbols:
+                yield group
+                group, symbols = [], set()
+            group.append(close)
+            symbols.add(close.request.symbol)
+        if group:
+            yield group
 
-    def _roll(
-        self, request: EngineRequest, bars: Bars, plan: _Plan, slot: Slot, last: Last
-    ) -> NDArray[np.float64]:
-        u = torch.from_numpy(uniforms(request.seed, self.spec.paths, self.spec.horizon))
-        stamps = torch.from_numpy(bars.stamps[len(bars.values) :])
+    def _close(
+        self, group: list[_Close]
+    ) -> tuple[list[Literal["hit", "extend", "miss"]], list[NDArray[np.float64]]]:
+        """How much was cached, and the sampled paths, of each close of a group."""
+        slots = [self.cache.slot(close.request.symbol) for close in group]
+        plans = [close.plan for close in group]
+        found = [self._complete(*both) for both in zip(slots, plans, strict=True)]
+        last = self._advance(slots, plans)
+        horizon, shape = self.spec.horizon, (self.spec.paths, self.spec.horizon)
+        u = np.stack([uniforms(close.request.seed, *shape) for close in group])
+        stamps = np.stack([close.bars.stamps[-horizon:] for close in group])
+        lanes = [Lane(s.index, len(p.z)) for s, p in zip(slots, plans, strict=True)]
         z = rollout(
             self._nets,
-            slot,
+            self.cache,
+            self._suffixes,
+            lanes,
             last,
-            len(plan.z),
-            u.to(self._device),
-            stamps.to(self._device),
+            self._tensor(u),
+            self._nets.times(torch.from_numpy(stamps)),
             self._sampling,
         )
-        paths = plan.scale.restore(z.float().cpu().numpy())
+        recon, sampled = last.recon.cpu().numpy(), z.cpu().numpy()
+        paths = [self._joined(*three) for three in zip(group, recon, sampled, strict=True)]
+        return found, paths
+
+    def _joined(
+        self, close: _Close, recon: NDArray[np.float32], z: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        paths = close.plan.scale.restore(z)
         if self.spec.join == "last_close":
             # The tokenizer misses bar t by a little: without this, all paths start from the miss.
-            seen = plan.scale.restore(last.recon.float().cpu().numpy())[CLOSE]
-            paths[..., :PRICE_CHANNELS] += bars.values[-1, CLOSE] - seen
+            miss = close.bars.values[-1, CLOSE] - close.plan.scale.restore(recon)[CLOSE]
+            paths[..., :PRICE_CHANNELS] += miss
         return paths
 
-    def _complete(self, slot: Slot, plan: _Plan) -> tuple[Last, Literal["hit", "extend", "miss"]]:
-        """Brings the slot up to the whole context; the last bar is always run anew."""
-        found: Literal["hit", "extend", "miss"] = "hit"
-        if slot.key != plan.key:
-            found = "miss"
+    def _complete(self, slot: Slot, plan: Plan) -> Literal["hit", "extend", "miss"]:
+        """Brings the slot up to the whole context but its last bar, which is always run anew."""
+        found: Literal["hit", "extend", "miss"] = "hit" if slot.key == plan.key else "miss"
         self._begin(slot, plan)
         if slot.pending is not None:
             found = "miss" if found == "miss" else "extend"
             for _ in slot.pending:
                 pass
             slot.pending = None
-        done = 0
-        while (
-            done < len(plan.tail) - 1 and slot.tail[done : done + 1] == plan.tail[done : done + 1]
-        ):
-            done += 1
-        if found == "hit" and done < len(plan.tail) - 1:
+        known = 0
+        for ours, wanted in zip(slot.tail, plan.tail[:-1], strict=False):
+            if ours != wanted:
+                break
+            known += 1
+        if found == "hit" and known < len(plan.tail) - 1:
             found = "extend"
-        z, stamps = self._tensors(plan)
-        last: Last | None = None
-        for i in range(plan.prefix + done, len(plan.z)):
-            steps = advance(self._nets, slot, z[i : i + 1], stamps[i : i + 1], i)
-            last = _result(steps)
-        assert last is not None
-        slot.tail = plan.tail
-        return last, found
+        slot.tail = slot.tail[:known]
+        return found
 
-    def _begin(self, slot: Slot, plan: _Plan) -> None:
+    def _advance(self, slots: list[Slot], plans: list[Plan]) -> Last:
+        """Runs the bars behind each prefix, the last bars of all slots together."""
+        for slot, plan in zip(slots, plans, strict=True):
+            for row in range(plan.prefix + len(slot.tail), len(plan.z) - 1):
+                self._run([slot], [plan], [row])
+            slot.tail = plan.tail
+        return self._run(slots, plans, [len(plan.z) - 1 for plan in plans])
+
+    def _run(self, slots: list[Slot], plans: list[Plan], rows: list[int]) -> Last:
+        z = np.stack([plan.z[row] for plan, row in zip(plans, rows, strict=True)])
+        stamps = np.stack([plan.stamps[row] for plan, row in zip(plans, rows, strict=True)])
+        lanes = [Lane(slot.index, row) for slot, row in zip(slots, rows, strict=True)]
+        times = self._nets.times(torch.from_numpy(stamps))
+        return advance(self._nets, self.cache, lanes, self._tensor(z), times)
+
+    def _begin(self, slot: Slot, plan: Plan) -> None:
         """Starts the prefix of `plan`, unless it is there or on its way."""
         if slot.key == plan.key:
             return
-        z, stamps = self._tensors(plan)
         slot.forget()
         slot.key = plan.key
-        slot.pending = prefill(self._nets, slot, z[: plan.prefix], stamps[: plan.prefix])
+        z, stamps = plan.z[: plan.prefix], torch.from_numpy(plan.stamps[: plan.prefix])
+        slot.pending = prefill(self._nets, self.cache, slot.index, self._tensor(z), stamps)
 
-    def _tensors(self, plan: _Plan) -> tuple[torch.Tensor, torch.Tensor]:
-        z, stamps = torch.from_numpy(plan.z), torch.from_numpy(plan.stamps)
-        return z.to(self._device), stamps.to(self._device)
+    def _tensor(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
 
     def _queue_next(self, request: EngineRequest, bars: Bars) -> None:
-        span = next_prefix(
-            request.symbol,
-            bars.open_times,
-            request.next_open_time,
-            request.interval_ms,
-            self.spec,
+        plan = self._planner.following(request, bars)
+        if plan is not None:
+            self._idle[request.symbol] = plan
+
+    def _reply(
+        self,
+        close: _Close,
+        cache: Literal["hit", "extend", "miss"],
+        paths: NDArray[np.float64],
+        started: int,
+        ended: int,
+    ) -> EngineReply:
+        span, scale = close.plan.span, close.plan.scale
+        unclipped = (close.bars.values[-1] - scale.mean) / (scale.std + scale.floor)
+        return EngineReply(
+            forecast_id=close.request.forecast_id,
+            paths=paths.astype("<f8").tobytes(),
+            anchor=AnchorInfo(
+                open_time=int(close.bars.open_times[span.start + self.spec.lookback - 1]),
+                length=self.spec.lookback,
+                mean=scale.mean.tolist(),
+                std=scale.std.tolist(),
+            ),
+            clipped_share=float((np.abs(unclipped) > CLIP).mean()),
+            context_start=span.start,
+            cache=cache,
+            started_ms=started,
+            ended_ms=ended,
         )
-        if span is None:
-            return
-        try:
-            self._idle[request.symbol] = self._plan(request.symbol, bars, span)
-        except NoAnchorError:
-            return
-
-    def _plan(self, symbol: str, bars: Bars, span: Span) -> _Plan:
-        anchor_rows = slice(span.start, span.start + self.spec.lookback)
-        scale = anchor_of(bars.values[anchor_rows], self.spec)
-        settled = (self.revision, self.spec.dtype, self.spec.fine_head_rotary)
-        digest = hashlib.blake2b(repr(settled).encode(), digest_size=16)
-        for part in scale:
-            digest.update(part.tobytes())
-        chain: list[bytes] = []
-        for row in range(span.start, span.end):
-            if row == span.split:
-                key = digest.digest()
-            digest.update(bars.open_times[row].tobytes() + bars.revisions[row].tobytes())
-            digest.update(bars.values[row].tobytes() + bars.stamps[row].tobytes())
-            if row >= span.split:
-                chain.append(digest.digest())
-        if span.split == span.end:
-            key = digest.digest()
-        return _Plan(
-            symbol=symbol,
-            scale=scale,
-            z=scale.normalise(bars.values[span.start : span.end]),
-            stamps=bars.stamps[span.start : span.end],
-            prefix=span.split - span.start,
-            key=key,
-            tail=chain,
-        )
-
-
-def _bars(request: EngineRequest) -> Bars:
-    return Bars(
-        rows(request.open_times, None, "<i8").astype(np.int64),
-        rows(request.revisions, None, "<i8").astype(np.int64),
-        rows(request.values, 6, "<f8").astype(np.float64),
-        rows(request.stamps, 5, "<i8").astype(np.int64),
-    )
-
-
-def _result(steps: Generator[None, None, Last]) -> Last:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return cast(Last, stop.value)

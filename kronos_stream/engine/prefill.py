@@ -1,84 +1,93 @@
-"""Bars into a slot: encode, tokenise, and keep every layer's keys and values.
+"""Bars into slots: encode, tokenise, and keep every layer's keys and values.
 
-Work comes as generators that stop after each layer, so that idle work never makes a close wait
-for more than one layer of one chunk.
+A prefix goes in chunks of one slot, as a generator that stops after each layer, so that idle work
+never makes a close wait for more than that. The bars that close go one a slot, all slots at once:
+the weights are read once for all of them.
 """
 
-from collections.abc import Generator, Iterable
-from typing import NamedTuple, cast
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.kronos import Kronos
-from ..model.tokenizer import KronosTokenizer
-from ..model.transformer import Block
-from .cache import CHUNK, KV, Slot
-
-
-class Networks(NamedTuple):
-    """The model (in its dtype) and the tokenizer (always float32), on one device."""
-
-    model: Kronos
-    tokenizer: KronosTokenizer
+from .attention import Lane, among_own, merged, over_prefix
+from .cache import KV, PrefixCache
+from .networks import Networks, Stack
 
 
 class Last(NamedTuple):
-    """Of the last position: normed hidden state (1, 1, d) and reconstructed z (6,)."""
+    """Of each row's position: normed hidden state (R, d) and reconstructed z (R, 6)."""
 
     hidden: Tensor
     recon: Tensor
 
 
-def prefill(nets: Networks, slot: Slot, z: Tensor, stamps: Tensor) -> Generator[None, None, None]:
+def prefill(
+    nets: Networks, cache: PrefixCache, slot: int, z: Tensor, stamps: Tensor
+) -> Generator[None, None, None]:
     """Fills the slot with the prefix z (n, 6), stamps (n, 5), in chunks padded to one shape: the
     padding lies behind the prefix, where causality keeps it from being seen."""
-    padding = -len(z) % CHUNK
+    padding = -len(z) % cache.chunk
     z = F.pad(z, (0, 0, 0, padding))
-    stamps = F.pad(stamps, (0, 0, 0, padding))
-    for start in range(0, len(z), CHUNK):
-        yield from advance(nets, slot, z[start:][:CHUNK], stamps[start:][:CHUNK], start)
+    times = nets.times(F.pad(stamps, (0, 0, 0, padding)))
+    for start in range(0, len(z), cache.chunk):
+        rows = slice(start, start + cache.chunk)
+        yield from _chunk(nets, cache, Lane(slot, start), z[rows], times[rows])
+
+
+def _chunk(
+    nets: Networks, cache: PrefixCache, lane: Lane, z: Tensor, times: Tensor
+) -> Generator[None, None, None]:
+    """Appends bars z (T, 6) behind the positions of `lane`."""
+    positions = torch.arange(lane.length, lane.length + len(z), device=z.device)
+    h = yield from _chunk_through(
+        nets.encoder, cache.encoder, lane, nets.latent_input(z), positions
+    )
+    s1, s2 = nets.ids(h)
+    yield from _chunk_through(nets.decoder, cache.decoder, lane, nets.codes(s1, s2), positions)
+    x = nets.tokens(s1, s2) + times
+    x = yield from _chunk_through(nets.model, cache.model, lane, x, positions)
+    cache.fine.write(0, *lane, *nets.fine.keys_values(nets.norm(x), positions))
+    yield
+
+
+def _chunk_through(
+    stack: Stack, kv: KV, lane: Lane, x: Tensor, positions: Tensor
+) -> Generator[None, None, Tensor]:
+    turns = stack.turns(positions)
+    for index, layer in enumerate(stack.layers):
+        q, k, v = layer.project(x, turns)
+        kv.write(index, *lane, k, v)
+        own = among_own(q, k, v, series=1)
+        if lane.length:
+            attended = merged(own, over_prefix(q, kv, index, [lane]))
+        else:
+            attended = own.out
+        x = layer.finish(x, attended)
+        yield
+    return x
 
 
 def advance(
-    nets: Networks, slot: Slot, z: Tensor, stamps: Tensor, start: int
-) -> Generator[None, None, Last]:
-    """Appends bars z (T, 6) at position `start`; stops after each layer."""
-    model, tokenizer = nets
-    h = tokenizer.embed(z[None])
-    h = yield from _through(tokenizer.encoder, slot.encoder, h, start)
-    s1, s2 = tokenizer.ids_of_latents(tokenizer.quant_embed(h))
-    h = tokenizer.post_quant_embed(tokenizer.codes_of(s1, s2))
-    h = yield from _through(tokenizer.decoder, slot.decoder, h, start)
-    recon = tokenizer.head(h[:, -1:])
-    x = model.embed(s1, s2, stamps[None])
-    x = yield from _through(model.transformer, slot.model, x, start)
-    hidden = model.norm(x)
-    rotated = model.fine_head_rotary == "trained"
-    slot.fine.write(0, start, *model.dep_layer.keys_values(hidden, start if rotated else None))
-    return Last(hidden[:, -1:], recon[0, 0])
+    nets: Networks, cache: PrefixCache, lanes: Sequence[Lane], z: Tensor, times: Tensor
+) -> Last:
+    """Appends one bar to each lane, behind its positions: z (R, 6), times (R, d)."""
+    slots = torch.tensor([lane.slot for lane in lanes], device=z.device)
+    positions = torch.tensor([lane.length for lane in lanes], device=z.device)
+    after = [Lane(lane.slot, lane.length + 1) for lane in lanes]
 
+    def through(stack: Stack, kv: KV, x: Tensor) -> Tensor:
+        turns = stack.turns(positions)
+        for index, layer in enumerate(stack.layers):
+            q, k, v = layer.project(x, turns)
+            kv.scatter(index, slots, positions, k, v)
+            x = layer.finish(x, over_prefix(q, kv, index, after).out)
+        return x
 
-def _through(
-    blocks: Iterable[torch.nn.Module], kv: KV, h: Tensor, start: int
-) -> Generator[None, None, Tensor]:
-    """h (1, T, d) through a stack whose earlier positions are cached."""
-    end = start + h.shape[1]
-    mask = None
-    if h.shape[1] > 1:
-        # Query i stands at position start + i and sees the keys up to there.
-        ones = torch.ones(h.shape[1], end, dtype=torch.bool, device=h.device)
-        mask = ones.tril(diagonal=start)
-    for layer, module in enumerate(blocks):
-        block = cast(Block, module)
-        q, k, v = block.project(h, start)
-        kv.write(layer, start, k, v)
-        keys, values = kv.read(layer, end)
-        grouped = block.self_attn.n_kv_heads != block.self_attn.n_heads
-        attended = F.scaled_dot_product_attention(
-            q, keys[None], values[None], attn_mask=mask, enable_gqa=grouped
-        )
-        h = block.finish(h, attended)
-        yield
-    return h
+    s1, s2 = nets.ids(through(nets.encoder, cache.encoder, nets.latent_input(z)))
+    recon = nets.restore(through(nets.decoder, cache.decoder, nets.codes(s1, s2)))
+    hidden = nets.norm(through(nets.model, cache.model, nets.tokens(s1, s2) + times))
+    cache.fine.scatter(0, slots, positions, *nets.fine.keys_values(hidden, positions))
+    return Last(hidden, recon)

@@ -244,6 +244,6 @@ def test_cache_is_bounded_and_counts_its_memory() -> None:
     series = bars(80)
     engine.forecast([request(s, series, 60, spec()) for s in SYMBOLS], no_clock)
     assert len(engine.cache) == 2
-    length, kinds = 64, 2
+    length, kinds = 25, 2
     expected = 4 * kinds * length * (2 * 32 + 32 + 2 * 24 + 2 * 24)
     assert one == expected

@@ -1,0 +1,97 @@
+"""Attention in two parts under one softmax: over a prefix that many rows share, without copying
+it, and over what follows it.
+
+A part gives its output and the logarithm of its softmax's sum (lse); two parts of the same queries
+are then one by their weights exp(lse) (Dao 2023 calls it split attention). Shapes: R rows, H query
+heads, K key/value heads, D head width; H is a multiple of K.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cache import KV
+
+
+class Lane(NamedTuple):
+    """Where the rows of one symbol look: its slot, and how many positions of it."""
+
+    slot: int
+    length: int
+
+
+class Part(NamedTuple):
+    """out (R, H, D) in the values' dtype, lse (R, H) in float32."""
+
+    out: Tensor
+    lse: Tensor
+
+
+def over_prefix(q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane]) -> Part:
+    """q (R, H, D): the rows of each lane, one lane after the other, as many for each."""
+    each = q.shape[0] // len(lanes)
+    parts = [
+        _shared(q[i * each : (i + 1) * each], *kv.read(layer, *lane))
+        for i, lane in enumerate(lanes)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Part(torch.cat([p.out for p in parts]), torch.cat([p.lse for p in parts]))
+
+
+def _shared(q: Tensor, keys: Tensor, values: Tensor) -> Part:
+    """q (n, H, D) over keys and values (K, L, D)."""
+    n, h, d = q.shape
+    k = keys.shape[0]
+    by_head = q.view(n, k, h // k, d).transpose(0, 1).reshape(1, k, -1, d)
+    out, lse = _flash(by_head, keys[None], values[None], causal=False)
+    return Part(
+        out.view(k, n, -1, d).transpose(0, 1).reshape(n, h, d),
+        lse.view(k, n, -1).transpose(0, 1).reshape(n, h),
+    )
+
+
+def among_own(q: Tensor, k: Tensor, v: Tensor, series: int) -> Part:
+    """Causal attention within each of `series` runs of rows: q (R, H, D), k and v (R, K, D)."""
+    groups = q.shape[1] // k.shape[1]
+
+    def by_head(x: Tensor, repeat: int) -> Tensor:
+        apart = x.unflatten(0, (series, -1)).transpose(1, 2)
+        return apart.repeat_interleave(repeat, dim=1) if repeat > 1 else apart
+
+    out, lse = _flash(by_head(q, 1), by_head(k, groups), by_head(v, groups), causal=True)
+    return Part(out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1))
+
+
+def merged(one: Part, other: Part) -> Tensor:
+    """Both parts under one softmax → (R, H, D)."""
+    weights = torch.stack((one.lse, other.lse), dim=-1).softmax(-1).to(one.out.dtype)
+    return (one.out * weights[..., :1]).addcmul_(other.out, weights[..., 1:])
+
+
+def with_suffix(prefix: Part, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The prefix part and each row's own keys and values (R, K, S, D) under one softmax
+    → (R, H, D). The prefix enters the softmax as one more key, whose logit is its lse."""
+    r, h, d = q.shape
+    k = keys.shape[1]
+    grouped = (q * d**-0.5).view(r, k, h // k, d)
+    own = torch.matmul(grouped, keys.transpose(2, 3)).view(r, h, -1)
+    weights = torch.cat((prefix.lse[..., None], own.float()), dim=-1).softmax(-1).to(q.dtype)
+    of_own = torch.matmul(weights[..., 1:].view(r, k, h // k, -1), values).view(r, h, d)
+    return of_own.addcmul_(prefix.out, weights[..., :1])
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """(B, H, T, D) each → output (B, H, T, D) and lse (B, H, T): the kernels behind torch's
+    scaled_dot_product_attention, which keeps the lse to itself."""
+    ops = torch.ops.aten
+    if q.device.type == "cpu":
+        out, lse = ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
+    elif q.dtype == torch.float32:
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
+        lse = lse[..., : q.shape[2]]
+    else:
+        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)
+    return out, lse.float()
