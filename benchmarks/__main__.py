@@ -4,15 +4,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import engine, pipeline, ticks, ticks_stream
+from . import context, engine, pipeline, ticks, ticks_stream
 from .table import Row, show
 
 CASES: dict[str, Callable[[], list[Row]]] = {
-    "ticks": ticks_stream.streamed,
-    "ticks-offline": ticks.offline,
+    "warm-small": engine.warm_small,
+    "cold-small": engine.cold_small,
+    "burst-small": engine.burst_small,
+    "burst-small-bf16": engine.burst_small_bf16,
+    "burst-mini": engine.burst_mini,
+    "idle-small": engine.idle_small,
+    "context-small": context.context_small,
+    "pipeline-mini": pipeline.mini,
     "pipeline-2": pipeline.two_symbols,
     "pipeline-20": pipeline.twenty_symbols,
-    "warm-small": engine.warm_small,
+    "ticks": ticks_stream.streamed,
+    "ticks-offline": ticks.offline,
 }
 
 

@@ -6,11 +6,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.model.peer import MINI
+from tests.services.kafka import Kafka
+from tests.services.valkey import Valkey
+
+from .engine import saved_pair
 from .table import Row, percentiles
 
 ADDRESS = re.compile(r"(127\.0\.0\.1|localhost|\[::1\]):\d+")
@@ -40,7 +46,7 @@ def command_of(pid: int) -> str:
     return "engine" if any("spawn_main" in word for word in words) else "helper"
 
 
-def watch(symbols: int, seconds: float, *, extra: tuple[str, ...] = ()) -> list[Row]:
+def watch(case: str, symbols: int, seconds: float, *, extra: tuple[str, ...] = ()) -> list[Row]:
     """Runs the pipeline on `symbols` simulated symbols and measures what a subscriber sees."""
     names = ["BTCUSDT", "ETHUSDT", *(f"SIM{i:02d}USDT" for i in range(symbols - 2))][:symbols]
     began = time.monotonic()
@@ -76,7 +82,6 @@ def watch(symbols: int, seconds: float, *, extra: tuple[str, ...] = ()) -> list[
         stopped = time.monotonic()
         process.send_signal(signal.SIGINT)
         status = process.wait(timeout=30)
-    case = f"pipeline-{symbols}"
     p50, p99 = percentiles(latencies)
     note = f"{len(latencies)} forecasts of {len(first)} symbols, exit {status}"
     rows = [
@@ -91,9 +96,25 @@ def watch(symbols: int, seconds: float, *, extra: tuple[str, ...] = ()) -> list[
 
 def two_symbols() -> list[Row]:
     """Two symbols at --speed 60 for a minute."""
-    return watch(2, float(os.environ.get("BENCH_SECONDS", "60")))
+    return watch("pipeline-2", 2, float(os.environ.get("BENCH_SECONDS", "60")))
 
 
 def twenty_symbols() -> list[Row]:
     """Twenty symbols at --speed 60 for a minute."""
-    return watch(20, float(os.environ.get("BENCH_SECONDS", "60")))
+    return watch("pipeline-20", 20, float(os.environ.get("BENCH_SECONDS", "60")))
+
+
+def mini() -> list[Row]:
+    """20 symbols × 10 paths × 12 steps with mini's shape, on a real Kafka and a real Valkey that
+    share the cores with it."""
+    kafka, valkey = Kafka(), Valkey()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            saved_pair(MINI, Path(folder))
+            servers = ("--kafka", kafka.bootstrap, "--redis", valkey.url, "--feed", "simulated")
+            settings = ("--model", folder, "--paths", "10", "--horizon", "12")
+            seconds = float(os.environ.get("BENCH_SECONDS", "90"))
+            return watch("pipeline-mini", 20, seconds, extra=servers + settings)
+    finally:
+        valkey.close()
+        kafka.close()

@@ -58,7 +58,7 @@ def among_own(q: Tensor, k: Tensor, v: Tensor, series: int) -> Part:
     groups = q.shape[1] // k.shape[1]
 
     def by_head(x: Tensor, repeat: int) -> Tensor:
-        apart = x.unflatten(0, (series, -1)).transpose(1, 2)
+        apart = x.reshape(series, -1, *x.shape[1:]).transpose(1, 2)
         return apart.repeat_interleave(repeat, dim=1) if repeat > 1 else apart
 
     out, lse = _flash(by_head(q, 1), by_head(k, groups), by_head(v, groups), causal=True)

@@ -93,10 +93,14 @@ class PrefixCache:
 
         model, fine = shape(nets.model), (1, FINE_HEADS, length, nets.fine.head_width)
         encoder, decoder = shape(nets.encoder), shape(nets.decoder)
-        sizes = ((model, nets.model.dtype), (fine, nets.model.dtype)) + tuple(
-            (s, torch.float32) for s in (encoder, decoder)
+        of_model, of_tokenizer = (
+            2 * dtype.itemsize * sum(torch.Size(s).numel() for s in shapes)
+            for dtype, shapes in (
+                (nets.model.dtype, (model, fine)),
+                (torch.float32, (encoder, decoder)),
+            )
         )
-        self.slot_bytes = sum(2 * torch.Size(s).numel() * d.itemsize for s, d in sizes)
+        self.slot_bytes = of_model + of_tokenizer
         self.capacity = max(1, budget_bytes // self.slot_bytes)
 
         def kv(shape: tuple[int, int, int, int], dtype: torch.dtype) -> KV:

@@ -185,6 +185,9 @@ async def _readable(pipe: Connection, timeout_s: float) -> None:
 
 
 def _serve(pipe: Connection) -> None:
+    # Weights and caches are read from end to end at every step: on pages of 4 KiB each look-up of
+    # an address would miss. torch reads this at its first allocation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from .worker import main
 
     main(pipe)

@@ -21,7 +21,7 @@ def _packs(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
@@ -33,16 +33,15 @@ class Linear:
         weight = weight.detach().contiguous()
         self._bias = None if bias is None else bias.detach()
         self._packed = _packs(weight)
-        self._weight = (
-            torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
-        )
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
 
     @classmethod
     def of(cls, *parts: nn.Linear, dtype: torch.dtype, device: torch.device) -> "Linear":
         """Linear layers of one input as one: their outputs side by side."""
-        weight = torch.cat([part.weight for part in parts]).to(device, dtype)
-        biases = [part.bias for part in parts if part.bias is not None]
-        return cls(weight, torch.cat(biases).to(device, dtype) if biases else None)
+        weights: list[Tensor] = [part.weight for part in parts]
+        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+        bias = torch.cat(biases).to(device, dtype) if biases else None
+        return cls(torch.cat(weights).to(device, dtype), bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x Wᵀ + b → (R, out)."""

@@ -23,14 +23,16 @@ from .linear import Linear
 
 
 class Norm:
-    """x / rms(x) · weight."""
+    """x / rms(x) · weight, in float32."""
 
-    def __init__(self, norm: RMSNorm, dtype: torch.dtype, device: torch.device) -> None:
-        self._weight = norm.weight.detach().to(device, dtype)
-        self._eps = norm.eps
+    def __init__(self, norm: RMSNorm, device: torch.device) -> None:
+        self._weight = norm.weight.detach().to(device, torch.float32)
+        self._eps = torch.tensor(norm.eps, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(self._weight).to(x.dtype)
 
 
 class Turns:
@@ -63,8 +65,8 @@ class Layer:
     def __init__(self, block: Block, dtype: torch.dtype, device: torch.device) -> None:
         a = block.self_attn
         self.heads, self.kv_heads, self.head_width = a.n_heads, a.n_kv_heads, a.head_width
-        self._norm1 = Norm(block.norm1, dtype, device)
-        self._norm2 = Norm(block.norm2, dtype, device)
+        self._norm1 = Norm(block.norm1, device)
+        self._norm2 = Norm(block.norm2, device)
 
         def linear(*parts: nn.Linear) -> Linear:
             return Linear.of(*parts, dtype=dtype, device=device)
@@ -75,11 +77,9 @@ class Layer:
             linear(part) for part in (block.ffn.w1, block.ffn.w3, block.ffn.w2)
         )
 
-    def project(
-        self, x: Tensor, turns: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """x (R, d) → queries (R, H, D), keys and values (R, K, D)."""
-        qkv = self._qkv(self._norm1(x)).unflatten(-1, (-1, self.head_width))
+        qkv = self._qkv(self._norm1(x)).view(x.shape[0], -1, self.head_width)
         turned = rotate(qkv[:, : -self.kv_heads], turns)
         return turned[:, : self.heads], turned[:, self.heads :], qkv[:, -self.kv_heads :]
 
@@ -127,17 +127,17 @@ class FineHead:
         self._queries = a.q_proj(model.embedding.emb_s1.weight).detach().to(device, dtype)
         self._keys_values = Linear.of(a.k_proj, a.v_proj, dtype=dtype, device=device)
         self._out = Linear.of(a.out_proj, dtype=dtype, device=device)
-        self._norm = Norm(model.dep_layer.norm, dtype, device)
+        self._norm = Norm(model.dep_layer.norm, device)
         self._logits = Linear.of(model.head.proj_s2, dtype=dtype, device=device)
 
     def queries(self, coarse: Tensor, positions: Tensor) -> Tensor:
         """Coarse ids (R,) at the positions of their hidden states (R,) → (R, 4, D)."""
-        q = F.embedding(coarse, self._queries).unflatten(-1, (FINE_HEADS, -1))
+        q = F.embedding(coarse, self._queries).view(-1, FINE_HEADS, self.head_width)
         return q if self._turns is None else rotate(q, self._turns(positions))
 
     def keys_values(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Normed hidden states (R, d) at positions (R,) → keys and values (R, 4, D)."""
-        both = self._keys_values(hidden).unflatten(-1, (2 * FINE_HEADS, -1))
+        both = self._keys_values(hidden).view(-1, 2 * FINE_HEADS, self.head_width)
         keys, values = both[:, :FINE_HEADS], both[:, FINE_HEADS:]
         return (keys if self._turns is None else rotate(keys, self._turns(positions))), values
 
@@ -168,7 +168,7 @@ class Networks:
         self._latents = Linear.of(tokenizer.quant_embed, dtype=torch.float32, device=device)
         self._ids_of_latents = tokenizer.ids_of_latents
         self.restore = Linear.of(tokenizer.head, dtype=torch.float32, device=device)
-        self.norm = Norm(model.norm, dtype, device)
+        self.norm = Norm(model.norm, device)
         self.coarse_logits = Linear.of(model.head.proj_s1, dtype=dtype, device=device)
         width = model.dep_layer.cross_attn.head_width
         rotated = spec.fine_head_rotary == "trained"
@@ -183,7 +183,8 @@ class Networks:
     def times(self, stamps: Tensor) -> Tensor:
         """Time features (T, 5) → embeddings (T, d)."""
         weight = next(self._time.parameters())
-        return self._time(stamps.to(weight.device)).to(self.device, self._dtype)
+        embedded: Tensor = self._time(stamps.to(weight.device))
+        return embedded.to(self.device, self._dtype)
 
     def latent_input(self, z: Tensor) -> Tensor:
         """Normalised bars (R, 6) → the encoder's input (R, width)."""

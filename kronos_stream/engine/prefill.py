@@ -61,10 +61,7 @@ def _chunk_through(
         q, k, v = layer.project(x, turns)
         kv.write(index, *lane, k, v)
         own = among_own(q, k, v, series=1)
-        if lane.length:
-            attended = merged(own, over_prefix(q, kv, index, [lane]))
-        else:
-            attended = own.out
+        attended = merged(own, over_prefix(q, kv, index, [lane])) if lane.length else own.out
         x = layer.finish(x, attended)
         yield
     return x

@@ -1,5 +1,7 @@
 """Logits to token ids, from uniforms made beforehand: same uniforms, same tokens."""
 
+from typing import Final
+
 import numpy as np
 import torch
 from msgspec import Struct
@@ -7,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
+
+LIKELIEST: Final = 128
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -44,14 +48,21 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
     p = scaled.softmax(-1)
     if sampling.top_p < 1.0:
-        ordered, order = p.sort(dim=-1, descending=True, stable=True)
-        mass_before = ordered.cumsum(-1) - ordered
-        keep = torch.empty_like(p, dtype=torch.bool)
-        keep.scatter_(-1, order, mass_before < sampling.top_p)
-        keep.scatter_(-1, order[..., :1], True)
-        p = p * keep
+        p = p * _nucleus(p, sampling.top_p)
         p = p / p.sum(-1, keepdim=True)
     return p
+
+
+def _nucleus(p: Tensor, mass: float) -> Tensor:
+    """Which of the probabilities (..., V) are the smallest set that holds `mass`, at least one."""
+    ordered, order = p.topk(min(LIKELIEST, p.shape[-1]), dim=-1)
+    # The few likeliest hold it nearly always, and are found in a quarter of the time of a sort. A
+    # GPU must not wait for the answer, and sorts fast.
+    if p.is_cuda or bool((ordered.sum(-1) < mass).any()):
+        ordered, order = p.sort(dim=-1, descending=True, stable=True)
+    needed = ordered.cumsum(-1) - ordered < mass
+    needed[..., 0] = True
+    return torch.zeros_like(p, dtype=torch.bool).scatter_(-1, order, needed)
 
 
 def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:

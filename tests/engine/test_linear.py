@@ -1,0 +1,110 @@
+"""A row's bits must not depend on the rows beside it: products, norms and attention."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kronos_stream.engine.attention import Part, merged, with_suffix
+from kronos_stream.engine.linear import Linear
+from kronos_stream.engine.networks import Norm, rotate
+from kronos_stream.model.transformer import RMSNorm
+
+SHAPES = [(512, 1536), (512, 512), (1024, 512), (512, 1024), (256, 768), (160, 480), (20, 256)]
+ROWS = [1, 2, 3, 7, 8, 10, 16, 20, 30, 60, 64, 240]
+CPU = torch.device("cpu")
+
+
+def parts(wide: int, out: int, *, bias: bool, dtype: torch.dtype) -> tuple[nn.Linear, Linear]:
+    torch.manual_seed(out)
+    plain = nn.Linear(wide, out, bias=bias).to(dtype)
+    return plain, Linear.of(plain, dtype=dtype, device=CPU)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_products_are_those_of_torch(
+    dtype: torch.dtype, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packs:
+        monkeypatch.setattr("kronos_stream.engine.linear._packs", lambda weight: False)
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.05}
+    for bias in (True, False):
+        plain, ours = parts(96, 160, bias=bias, dtype=dtype)
+        for rows in (1, 5, 40):
+            x, other = torch.randn(rows, 96).to(dtype), torch.randn(rows, 160).to(dtype)
+            kept = other.clone()
+            y = plain(x)
+            torch.testing.assert_close(ours(x), y, **close)
+            torch.testing.assert_close(ours.silu(x), F.silu(y), **close)
+            torch.testing.assert_close(ours.times(x, other), y * other, **close)
+            torch.testing.assert_close(ours.plus(x, other), y + other, **close)
+            assert torch.equal(other, kept)
+
+
+@pytest.mark.parametrize(("wide", "out"), SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_row_of_a_product_ignores_its_neighbours(dtype: torch.dtype, wide: int, out: int) -> None:
+    _, ours = parts(wide, out, bias=True, dtype=dtype)
+    x, other = torch.randn(480, wide).to(dtype), torch.randn(480, out).to(dtype)
+    calls = [
+        lambda rows: ours(x[rows]),
+        lambda rows: ours.silu(x[rows]),
+        lambda rows: ours.times(x[rows], other[rows]),
+        lambda rows: ours.plus(x[rows], other[rows]),
+    ]
+    for call in calls:
+        whole = call(slice(0, 480))
+        for rows in ROWS:
+            for start in (0, 1, 13, 240):
+                some = slice(start, start + rows)
+                assert torch.equal(call(some), whole[some]), (rows, start)
+
+
+@pytest.mark.parametrize("width", [8, 24, 64])
+@torch.inference_mode()
+def test_a_row_of_the_rest_ignores_its_neighbours(width: int) -> None:
+    """Elementwise kernels take another path for a tensor's last elements: sigmoid, or a complex
+    product, would fail here."""
+    torch.manual_seed(0)
+    rows, heads = 480, 3
+    q = torch.randn(rows, heads, width)
+    turns = torch.rand(rows, 1, width), torch.rand(rows, 1, width // 2)
+    keys, values = torch.randn(2, rows, heads, 7, width)
+    one, other = (Part(torch.randn_like(q), torch.randn(rows, heads)) for _ in range(2))
+    norm = Norm(RMSNorm(heads * width), CPU)
+
+    def cut(part: Part, some: slice) -> Part:
+        return Part(part.out[some], part.lse[some])
+
+    calls = [
+        lambda some: rotate(q[some], (turns[0][some], turns[1][some])),
+        lambda some: with_suffix(cut(one, some), q[some], keys[some], values[some]),
+        lambda some: merged(cut(one, some), cut(other, some)),
+        lambda some: norm(q[some].flatten(1)),
+    ]
+    for call in calls:
+        whole = call(slice(0, rows))
+        for count in ROWS:
+            for start in (0, 1, 13, 240):
+                some = slice(start, start + count)
+                assert torch.equal(call(some), whole[some]), (count, start)
+
+
+@torch.inference_mode()
+def test_two_parts_are_one_softmax() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 4, 16), torch.randn(4, 9, 16), torch.randn(4, 9, 16)
+    whole = F.scaled_dot_product_attention(q.transpose(0, 1), k, v).transpose(0, 1)
+
+    def part(span: slice) -> Part:
+        logits = torch.einsum("rhd,hld->rhl", q, k[:, span]) * 16**-0.5
+        out = torch.einsum("rhl,hld->rhd", logits.softmax(-1), v[:, span])
+        return Part(out, logits.logsumexp(-1))
+
+    early, late = slice(0, 5), slice(5, 9)
+    torch.testing.assert_close(merged(part(early), part(late)), whole)
+    own_k, own_v = (x[None, :, late].expand(3, -1, -1, -1) for x in (k, v))
+    torch.testing.assert_close(with_suffix(part(early), q, own_k, own_v), whole)
