@@ -39,9 +39,9 @@ def machine() -> str:
     return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def show(rows: list[Row], out: Path) -> None:
+def show(rows: list[Row], out: Path, device: str = "") -> None:
     """Prints the table and writes the same rows as a JSON list to `out`."""
-    table = Table(title=machine())
+    table = Table(title=", ".join(filter(None, (device, machine()))))
     for column in ("case", "ours", "peer", "ratio", "share of limit", "unit", "note"):
         table.add_column(column, justify="left" if column in {"case", "unit", "note"} else "right")
     for row in rows:

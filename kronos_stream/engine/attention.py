@@ -6,7 +6,7 @@ are then one by their weights exp(lse) (Dao 2023 calls it split attention). Shap
 heads, K key/value heads, D head width; H is a multiple of K.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,24 +32,38 @@ class Part(NamedTuple):
 def over_prefix(q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane]) -> Part:
     """q (R, H, D): the rows of each lane, one lane after the other, as many for each."""
     each = q.shape[0] // len(lanes)
-    parts = [
-        _shared(q[i * each : (i + 1) * each], *kv.read(layer, *lane))
-        for i, lane in enumerate(lanes)
-    ]
+    parts: list[Part] = []
+    begin = 0
+    for slot, count, length in _runs(lanes, together=q.is_cuda):
+        rows = slice(begin, begin + count * each)
+        parts.append(_shared(q[rows], *kv.read(layer, slot, length, slots=count)))
+        begin = rows.stop
     if len(parts) == 1:
         return parts[0]
     return Part(torch.cat([p.out for p in parts]), torch.cat([p.lse for p in parts]))
 
 
+def _runs(lanes: Sequence[Lane], *, together: bool) -> Iterator[tuple[int, int, int]]:
+    """(first slot, slots, length) of lanes that lie side by side and are equally long, where they
+    are to be taken together: a GPU wants few large kernels. On a CPU each lane goes alone, so that
+    its bits cannot depend on how many there are."""
+    begin = 0
+    for i, lane in enumerate(lanes):
+        follows = i + 1 < len(lanes) and lanes[i + 1] == Lane(lane.slot + 1, lane.length)
+        if not (together and follows):
+            yield lanes[begin].slot, i + 1 - begin, lane.length
+            begin = i + 1
+
+
 def _shared(q: Tensor, keys: Tensor, values: Tensor) -> Part:
-    """q (n, H, D) over keys and values (K, L, D)."""
-    n, h, d = q.shape
-    k = keys.shape[0]
-    by_head = q.view(n, k, h // k, d).transpose(0, 1).reshape(1, k, -1, d)
-    out, lse = _flash(by_head, keys[None], values[None], causal=False)
+    """q (S·n, H, D), n rows for each of S slots, over keys and values (S, K, L, D)."""
+    s, k = keys.shape[:2]
+    rows, h, d = q.shape
+    by_head = q.view(s, rows // s, k, h // k, d).transpose(1, 2).reshape(s, k, -1, d)
+    out, lse = _flash(by_head, keys, values, causal=False)
     return Part(
-        out.view(k, n, -1, d).transpose(0, 1).reshape(n, h, d),
-        lse.view(k, n, -1).transpose(0, 1).reshape(n, h),
+        out.reshape(s, k, rows // s, h // k, d).transpose(1, 2).reshape(rows, h, d),
+        lse.reshape(s, k, rows // s, h // k).transpose(1, 2).reshape(rows, h),
     )
 
 

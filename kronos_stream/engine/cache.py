@@ -1,12 +1,12 @@
 """The prefix cache: keys and values of each symbol's context, in slots allocated once and reused.
 
 A slot belongs to one symbol at a time; the least recently used one is taken for a new symbol. Its
-key says exactly what it was computed from: any other anchor, bar or model is a miss.
+prefix says exactly what it was computed from: any other anchor, bar or model is a miss.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..model.kronos import FINE_HEADS
 from ..wire.messages import ForecastSpec
 from .networks import Networks, Stack
+from .plans import Prefix
 
 MAX_CHUNK: Final = 208
 """Bars prefilled at once, at most: one layer of it takes some milliseconds on two cores."""
@@ -58,14 +59,33 @@ class KV:
         self.keys[layer][slots, :, positions] = keys
         self.values[layer][slots, :, positions] = values
 
-    def read(self, layer: int, slot: int, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (K, length, D) of one slot, not copied."""
-        return self.keys[layer, slot, :, :length], self.values[layer, slot, :, :length]
+    def read(self, layer: int, slot: int, length: int, *, slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (slots, K, length, D) of some slots from `slot` on, not copied."""
+        some = slice(slot, slot + slots)
+        return self.keys[layer, some, :, :length], self.values[layer, some, :, :length]
+
+    def like(self, slots: int) -> "KV":
+        """As many layers of another number of slots."""
+        layers, _, heads, length, width = self.keys.shape
+        return KV(layers, slots, heads, length, width, self.keys.dtype, self.keys.device)
+
+    def copy_from(self, other: "KV", slots: Tensor) -> None:
+        """The other's `slots` (S,) into the first S of these."""
+        self.keys[:, : len(slots)] = other.keys[:, slots]
+        self.values[:, : len(slots)] = other.values[:, slots]
+
+
+class Prefixes(NamedTuple):
+    """What a rollout reads: the model, its fine head, and the tokenizer's decoder."""
+
+    model: KV
+    fine: KV
+    decoder: KV
 
 
 class Slot:
-    """What is cached of one symbol's context: the prefix that `key` names, as far as `pending`
-    has come, and behind it the bars of `tail` (one digest each)."""
+    """What is cached of one symbol's context: `prefix`, as far as `pending` has come, and behind
+    it the bars of `tail` (one digest each)."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -73,7 +93,7 @@ class Slot:
 
     def forget(self) -> None:
         """Nothing is cached from now on."""
-        self.key = b""
+        self.prefix: Prefix | None = None
         self.pending: Iterator[None] | None = None
         self.tail: list[bytes] = []
 
@@ -108,6 +128,7 @@ class PrefixCache:
 
         self.model, self.fine = kv(model, nets.model.dtype), kv(fine, nets.model.dtype)
         self.encoder, self.decoder = kv(encoder, torch.float32), kv(decoder, torch.float32)
+        self.prefixes = Prefixes(self.model, self.fine, self.decoder)
         self._free = [Slot(i) for i in reversed(range(self.capacity))]
         self._used: OrderedDict[str, Slot] = OrderedDict()
 
@@ -123,6 +144,11 @@ class PrefixCache:
         slot = self._used.pop(symbol, None) or self._spare()
         self._used[symbol] = slot
         return slot
+
+    def known(self, symbol: str) -> Prefix | None:
+        """The prefix that the symbol's slot holds, or will."""
+        slot = self._used.get(symbol)
+        return None if slot is None else slot.prefix
 
     def evict(self, symbol: str) -> None:
         """Gives the symbol's slot back."""

@@ -5,6 +5,7 @@ Synchronous and without I/O; the worker process runs it, and the off-line comman
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -14,24 +15,27 @@ from torch import Tensor
 
 from ..errors import EngineError
 from ..model.checkpoints import revision_of
-from ..model.features import CLIP
+from ..model.features import CLIP, Scale
 from ..model.kronos import Kronos
-from ..model.sampling import Sampling, uniforms
+from ..model.philox import uniforms
+from ..model.sampling import Sampling
 from ..model.tokenizer import KronosTokenizer
 from ..wire.messages import AnchorInfo, ForecastSpec
 from .anchors import PRICE_CHANNELS, Bars, NoAnchorError
 from .attention import Lane
-from .cache import MAX_CHUNK, PrefixCache, Slot
+from .cache import MAX_CHUNK, PrefixCache, Prefixes, Slot
 from .messages import EngineReply, EngineRequest
 from .networks import Networks
-from .plans import Plan, Planner, bars_of
+from .plans import Plan, Planner, Prefix, bars_of
 from .prefill import Last, advance, prefill
-from .rollout import Suffixes, rollout
+from .replay import Replay
+from .rollout import Inputs, Suffixes, rollout
 
 CLOSE: Final = 3
 GROUP_ROWS: Final = 256
 """Paths rolled out side by side, about: enough that products run at full speed, and few enough
 that what they pass on stays in the processor's cache."""
+GPU_GROUP_ROWS: Final = 16_384
 
 
 class _Close(NamedTuple):
@@ -86,9 +90,16 @@ class Engine:
         self._sampling = Sampling(temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
         self._planner = Planner(self.revision, spec)
         self.cache = PrefixCache(self._nets, spec, cache_bytes)
-        self._group = max(1, GROUP_ROWS // spec.paths)
-        self._suffixes = Suffixes(self.cache, self._group * spec.paths, spec.horizon)
-        self._idle: OrderedDict[str, Plan] = OrderedDict()
+        on_gpu = self._device.type == "cuda"
+        self._group = max(1, (GPU_GROUP_ROWS if on_gpu else GROUP_ROWS) // spec.paths)
+        suffixes = Suffixes(self.cache.prefixes, self._group * spec.paths, spec.horizon)
+
+        def roll(prefixes: Prefixes, lanes: Sequence[Lane], inputs: Inputs) -> Tensor:
+            return rollout(self._nets, prefixes, suffixes, lanes, inputs, self._sampling)
+
+        prefixes = self.cache.prefixes
+        self._roll = Replay(prefixes, roll, self._group) if on_gpu else partial(roll, prefixes)
+        self._idle: OrderedDict[str, EngineRequest] = OrderedDict()
 
     @torch.inference_mode()
     def forecast(
@@ -102,9 +113,8 @@ class Engine:
             bars = bars_of(request)
             self._idle.pop(request.symbol, None)
             try:
-                plan = self._planner.close(request, bars)
+                plan = self._planner.close(request, bars, self.cache.known(request.symbol))
             except NoAnchorError as error:
-                self._queue_next(request, bars)
                 replies[place] = EngineReply(
                     forecast_id=request.forecast_id,
                     refused=error.reason,
@@ -115,35 +125,39 @@ class Engine:
                 closes.append(_Close(place, request, bars, plan))
         for group in self._groups(closes):
             started = clock()
+            # Slots that lie side by side are read together.
+            group.sort(key=lambda close: self.cache.slot(close.request.symbol).index)
             found, paths = self._close(group)
             ended = clock()
             for close, cache, sampled in zip(group, found, paths, strict=True):
                 replies[close.place] = self._reply(close, cache, sampled, started, ended)
-                self._queue_next(close.request, close.bars)
+        self.prepare(requests)
         return [replies[place] for place in range(len(requests))]
 
     def prepare(self, requests: Sequence[EngineRequest]) -> None:
         """Queues the prefixes of the bars that follow these."""
         for request in requests:
-            self._queue_next(request, bars_of(request))
+            self._idle[request.symbol] = request
 
     @torch.inference_mode()
     def step_idle(self) -> bool:
         """One unit of idle work; False where there is none left."""
         while self._idle:
-            symbol, plan = next(iter(self._idle.items()))
+            symbol, request = next(iter(self._idle.items()))
             if self.cache.has_room_for(symbol):
-                slot = self.cache.slot(symbol)
-                self._begin(slot, plan)
-                if slot.pending is not None:
-                    if next(slot.pending, StopIteration) is StopIteration:
-                        slot.pending = None
-                    return True
+                prefix = self._planner.following(request, self.cache.known(symbol))
+                if prefix is not None:
+                    slot = self.cache.slot(symbol)
+                    self._begin(slot, prefix)
+                    if slot.pending is not None:
+                        if next(slot.pending, StopIteration) is StopIteration:
+                            slot.pending = None
+                        return True
             del self._idle[symbol]
         return False
 
     def _groups(self, closes: list[_Close]) -> Iterator[list[_Close]]:
-        """Closes of different symbols that are rolled out side by side, in order."""
+        """Closes of different symbols that are rolled out side by side."""
         most = min(self._group, self.cache.capacity)
         group: list[_Close] = []
         symbols: set[str] = set()
@@ -156,48 +170,58 @@ class Engine:
         if group:
             yield group
 
+    @torch.inference_mode()
+    def coarse_logits(self, requests: Sequence[EngineRequest]) -> Tensor:
+        """Coarse logits (S, 2^s1_bits) of the bars that follow, float32; NoAnchorError where a
+        request gives no forecast. Of different symbols, as many as the cache has slots."""
+        plans = [self._planner.close(r, bars_of(r), None) for r in requests]
+        slots = [self.cache.slot(r.symbol) for r in requests]
+        for slot, plan in zip(slots, plans, strict=True):
+            self._complete(slot, plan)
+        return self._nets.coarse_logits(self._advance(slots, plans).hidden).float()
+
     def _close(
         self, group: list[_Close]
-    ) -> tuple[list[Literal["hit", "extend", "miss"]], list[NDArray[np.float64]]]:
+    ) -> tuple[list[Literal["hit", "extend", "miss"]], NDArray[np.float64]]:
         """How much was cached, and the sampled paths, of each close of a group."""
         slots = [self.cache.slot(close.request.symbol) for close in group]
         plans = [close.plan for close in group]
         found = [self._complete(*both) for both in zip(slots, plans, strict=True)]
         last = self._advance(slots, plans)
-        horizon, shape = self.spec.horizon, (self.spec.paths, self.spec.horizon)
-        u = np.stack([uniforms(close.request.seed, *shape) for close in group])
+        horizon = self.spec.horizon
+        u = uniforms([close.request.seed for close in group], self.spec.paths, horizon)
         stamps = np.stack([close.bars.stamps[-horizon:] for close in group])
-        lanes = [Lane(s.index, len(p.z)) for s, p in zip(slots, plans, strict=True)]
-        z = rollout(
-            self._nets,
-            self.cache,
-            self._suffixes,
-            lanes,
-            last,
-            self._tensor(u),
-            self._nets.times(torch.from_numpy(stamps)),
-            self._sampling,
+        lanes = [Lane(slot.index, plan.length) for slot, plan in zip(slots, plans, strict=True)]
+        inputs = Inputs(
+            lengths=torch.tensor([lane.length for lane in lanes], device=self._device),
+            hidden=last.hidden,
+            u=self._tensor(u),
+            times=self._nets.times(torch.from_numpy(stamps)),
         )
-        recon, sampled = last.recon.cpu().numpy(), z.cpu().numpy()
-        paths = [self._joined(*three) for three in zip(group, recon, sampled, strict=True)]
-        return found, paths
+        z = self._roll(lanes, inputs)
+        return found, self._restored(group, last.recon.cpu().numpy(), z.cpu().numpy())
 
-    def _joined(
-        self, close: _Close, recon: NDArray[np.float32], z: NDArray[np.float32]
+    def _restored(
+        self, group: list[_Close], recon: NDArray[np.float32], z: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        paths = close.plan.scale.restore(z)
+        """recon (S, 6) and z (S, paths, steps, 6) → joined paths in the channels' units."""
+        scales = Scale(*(np.stack(parts) for parts in zip(*(c.plan.prefix.scale for c in group))))
+        aside = Scale(*(part[:, None, None] for part in scales))
+        paths = aside.restore(z)
         if self.spec.join == "last_close":
             # The tokenizer misses bar t by a little: without this, all paths start from the miss.
-            miss = close.bars.values[-1, CLOSE] - close.plan.scale.restore(recon)[CLOSE]
-            paths[..., :PRICE_CHANNELS] += miss
+            closes = np.stack([close.bars.values[-1, CLOSE] for close in group])
+            miss = closes - scales.restore(recon)[:, CLOSE]
+            paths[..., :PRICE_CHANNELS] += miss[:, None, None, None]
         return paths
 
     def _complete(self, slot: Slot, plan: Plan) -> Literal["hit", "extend", "miss"]:
         """Brings the slot up to the whole context but its last bar, which is always run anew."""
-        found: Literal["hit", "extend", "miss"] = "hit" if slot.key == plan.key else "miss"
-        self._begin(slot, plan)
+        held = slot.prefix is not None and slot.prefix.key == plan.prefix.key
+        found: Literal["hit", "extend", "miss"] = "hit" if held else "miss"
+        self._begin(slot, plan.prefix)
         if slot.pending is not None:
-            found = "miss" if found == "miss" else "extend"
+            found = "extend" if held else "miss"
             for _ in slot.pending:
                 pass
             slot.pending = None
@@ -214,34 +238,32 @@ class Engine:
     def _advance(self, slots: list[Slot], plans: list[Plan]) -> Last:
         """Runs the bars behind each prefix, the last bars of all slots together."""
         for slot, plan in zip(slots, plans, strict=True):
-            for row in range(plan.prefix + len(slot.tail), len(plan.z) - 1):
+            for row in range(len(slot.tail), len(plan.tail) - 1):
                 self._run([slot], [plan], [row])
             slot.tail = plan.tail
-        return self._run(slots, plans, [len(plan.z) - 1 for plan in plans])
+        return self._run(slots, plans, [len(plan.tail) - 1 for plan in plans])
 
     def _run(self, slots: list[Slot], plans: list[Plan], rows: list[int]) -> Last:
         z = np.stack([plan.z[row] for plan, row in zip(plans, rows, strict=True)])
         stamps = np.stack([plan.stamps[row] for plan, row in zip(plans, rows, strict=True)])
-        lanes = [Lane(slot.index, row) for slot, row in zip(slots, rows, strict=True)]
+        lanes = [
+            Lane(slot.index, len(plan.prefix) + row)
+            for slot, plan, row in zip(slots, plans, rows, strict=True)
+        ]
         times = self._nets.times(torch.from_numpy(stamps))
         return advance(self._nets, self.cache, lanes, self._tensor(z), times)
 
-    def _begin(self, slot: Slot, plan: Plan) -> None:
-        """Starts the prefix of `plan`, unless it is there or on its way."""
-        if slot.key == plan.key:
+    def _begin(self, slot: Slot, prefix: Prefix) -> None:
+        """Starts the prefix, unless it is there or on its way."""
+        if slot.prefix is not None and slot.prefix.key == prefix.key:
             return
         slot.forget()
-        slot.key = plan.key
-        z, stamps = plan.z[: plan.prefix], torch.from_numpy(plan.stamps[: plan.prefix])
-        slot.pending = prefill(self._nets, self.cache, slot.index, self._tensor(z), stamps)
+        slot.prefix = prefix
+        z, stamps = self._tensor(prefix.z), torch.from_numpy(prefix.bars.stamps)
+        slot.pending = prefill(self._nets, self.cache, slot.index, z, stamps)
 
     def _tensor(self, array: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
-
-    def _queue_next(self, request: EngineRequest, bars: Bars) -> None:
-        plan = self._planner.following(request, bars)
-        if plan is not None:
-            self._idle[request.symbol] = plan
 
     def _reply(
         self,
@@ -251,7 +273,7 @@ class Engine:
         started: int,
         ended: int,
     ) -> EngineReply:
-        span, scale = close.plan.span, close.plan.scale
+        span, scale = close.plan.span, close.plan.prefix.scale
         unclipped = (close.bars.values[-1] - scale.mean) / (scale.std + scale.floor)
         return EngineReply(
             forecast_id=close.request.forecast_id,

@@ -9,6 +9,7 @@ row or round each element once: an elementwise sigmoid, say, takes another path 
 elements of a tensor, wherever these happen to be.
 """
 
+import copy
 from typing import cast
 
 import torch
@@ -27,9 +28,12 @@ class Norm:
 
     def __init__(self, norm: RMSNorm, device: torch.device) -> None:
         self._weight = norm.weight.detach().to(device, torch.float32)
+        self._eps_value = norm.eps
         self._eps = torch.tensor(norm.eps, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return F.rms_norm(x, x.shape[-1:], self._weight.to(x.dtype), self._eps_value)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(self._weight).to(x.dtype)
@@ -177,14 +181,13 @@ class Networks:
         )
         self.tokens = _token_table(model, dtype, device)
         self.codes = _code_table(tokenizer, device)
-        self._time = model.time_emb
+        self._time = copy.deepcopy(model.time_emb).to(device)
         self._dtype = dtype
 
     def times(self, stamps: Tensor) -> Tensor:
         """Time features (T, 5) → embeddings (T, d)."""
-        weight = next(self._time.parameters())
-        embedded: Tensor = self._time(stamps.to(weight.device))
-        return embedded.to(self.device, self._dtype)
+        embedded: Tensor = self._time(stamps.to(self.device))
+        return embedded.to(self._dtype)
 
     def latent_input(self, z: Tensor) -> Tensor:
         """Normalised bars (R, 6) → the encoder's input (R, width)."""

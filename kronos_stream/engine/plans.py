@@ -1,5 +1,5 @@
-"""What a request needs of the engine: its scale, its normalised bars, and the keys under which its
-prefix and the bars behind it are cached."""
+"""What a request needs of the engine: its scale, its normalised bars, and the digests under which
+its prefix and the bars behind it are cached."""
 
 import hashlib
 from typing import NamedTuple
@@ -13,17 +13,40 @@ from .anchors import Bars, NoAnchorError, Span, anchor_of, next_prefix, span_of
 from .messages import EngineRequest, rows
 
 
+class Prefix:
+    """The bars before an epoch's first: what can be prefilled before a bar closes."""
+
+    def __init__(self, bars: Bars, scale: Scale, settled: bytes) -> None:
+        """`settled` names all else that the keys and values depend on."""
+        self.bars = bars
+        self.scale = scale
+        self.z = scale.normalise(bars.values)
+        self.digest = hashlib.blake2b(settled, digest_size=16)
+        for part in (*scale, *bars):
+            self.digest.update(part.tobytes())
+        self.key = self.digest.digest()
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def is_of(self, bars: Bars) -> bool:
+        """Whether it was made of these bars."""
+        return all(map(np.array_equal, self.bars, bars))
+
+
 class Plan(NamedTuple):
-    """One context: rows [0, prefix) are the prefix, named by `key`; `tail` has a digest for each
-    bar behind it. z is (n, 6), stamps (n, 5)."""
+    """One context: the prefix and the bars behind it, z (n, 6), stamps (n, 5), a digest each."""
 
     span: Span
-    scale: Scale
+    prefix: Prefix
     z: NDArray[np.float32]
     stamps: NDArray[np.int64]
-    prefix: int
-    key: bytes
     tail: list[bytes]
+
+    @property
+    def length(self) -> int:
+        """Bars of the whole context."""
+        return len(self.prefix) + len(self.tail)
 
 
 def bars_of(request: EngineRequest) -> Bars:
@@ -43,18 +66,28 @@ class Planner:
         self._spec = spec
         self._settled = repr((revision, spec.dtype, spec.fine_head_rotary)).encode()
 
-    def close(self, request: EngineRequest, bars: Bars) -> Plan:
-        """The context of a forecast at the last bar; NoAnchorError where there is none."""
+    def close(self, request: EngineRequest, bars: Bars, known: Prefix | None) -> Plan:
+        """The context of a forecast at the last bar; NoAnchorError where there is none. `known`
+        is a prefix of the symbol that need not be made again."""
         span = span_of(request.symbol, bars.open_times, request.interval_ms, self._spec)
         if span is None:
             raise NoAnchorError("lookback_incomplete")
         if not np.isfinite(bars.values[span.start : span.end]).all():
             raise NoAnchorError("non_finite_values")
-        return self._plan(bars, span)
+        prefix = self._prefix(bars, span, known)
+        newest = _cut(bars, span.split, span.end)
+        digest = prefix.digest.copy()
+        tail: list[bytes] = []
+        for row in range(len(newest.values)):
+            for part in newest:
+                digest.update(part[row].tobytes())
+            tail.append(digest.digest())
+        return Plan(span, prefix, prefix.scale.normalise(newest.values), newest.stamps, tail)
 
-    def following(self, request: EngineRequest, bars: Bars) -> Plan | None:
+    def following(self, request: EngineRequest, known: Prefix | None) -> Prefix | None:
         """The prefix of a forecast at the bar that follows, None where there is nothing to
         prepare."""
+        bars = bars_of(request)
         span = next_prefix(
             request.symbol,
             bars.open_times,
@@ -65,32 +98,19 @@ class Planner:
         if span is None:
             return None
         try:
-            return self._plan(bars, span)
+            return self._prefix(bars, span, known)
         except NoAnchorError:
             return None
 
-    def _plan(self, bars: Bars, span: Span) -> Plan:
-        anchor_rows = slice(span.start, span.start + self._spec.lookback)
-        scale = anchor_of(bars.values[anchor_rows], self._spec)
-        digest = hashlib.blake2b(self._settled, digest_size=16)
-        for part in scale:
-            digest.update(part.tobytes())
-        chain: list[bytes] = []
-        for row in range(span.start, span.end):
-            if row == span.split:
-                key = digest.digest()
-            digest.update(bars.open_times[row].tobytes() + bars.revisions[row].tobytes())
-            digest.update(bars.values[row].tobytes() + bars.stamps[row].tobytes())
-            if row >= span.split:
-                chain.append(digest.digest())
-        if span.split == span.end:
-            key = digest.digest()
-        return Plan(
-            span=span,
-            scale=scale,
-            z=scale.normalise(bars.values[span.start : span.end]),
-            stamps=bars.stamps[span.start : span.end],
-            prefix=span.split - span.start,
-            key=key,
-            tail=chain,
-        )
+    def _prefix(self, bars: Bars, span: Span, known: Prefix | None) -> Prefix:
+        rows = _cut(bars, span.start, span.split)
+        if known is not None and known.is_of(rows):
+            return known
+        # Under upstream's rule (anchor_every 0) the closed bar is one of its own anchor's.
+        anchor = bars.values[span.start : span.start + self._spec.lookback]
+        return Prefix(rows, anchor_of(anchor, self._spec), self._settled)
+
+
+def _cut(bars: Bars, start: int, end: int) -> Bars:
+    rows = slice(start, end)
+    return Bars(bars.open_times[rows], bars.revisions[rows], bars.values[rows], bars.stamps[rows])

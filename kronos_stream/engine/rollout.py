@@ -6,27 +6,40 @@ sampling, so it decodes all new tokens in one causal pass at the end.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..model.sampling import Sampling, draw
 from .attention import Lane, among_own, merged, over_prefix, with_suffix
-from .cache import KV, PrefixCache
+from .cache import KV, Prefixes
 from .networks import Networks
-from .prefill import Last
+
+
+class Inputs(NamedTuple):
+    """What differs from one rollout of the same lanes to the next."""
+
+    lengths: Tensor
+    """(S,) positions of each lane."""
+    hidden: Tensor
+    """(S, d) normed hidden states at each lane's last position."""
+    u: Tensor
+    """(S, paths, steps, 2) uniforms of coarse and fine ids."""
+    times: Tensor
+    """(S, steps, d) time embeddings of the sampled bars."""
 
 
 class Suffixes:
     """Each row's own keys and values, for at most `rows` rows and `steps` steps; allocated once."""
 
-    def __init__(self, cache: PrefixCache, rows: int, steps: int) -> None:
+    def __init__(self, prefixes: Prefixes, rows: int, steps: int) -> None:
         def like(kv: KV) -> tuple[Tensor, Tensor]:
             layers, _, heads, _, width = kv.keys.shape
             shape = (layers, rows, heads, steps, width)
             return kv.keys.new_empty(shape), kv.keys.new_empty(shape)
 
-        self.model, self.fine = like(cache.model), like(cache.fine)
+        self.model, self.fine = like(prefixes.model), like(prefixes.fine)
 
     @property
     def nbytes(self) -> int:
@@ -36,32 +49,26 @@ class Suffixes:
 
 def rollout(
     nets: Networks,
-    cache: PrefixCache,
+    prefixes: Prefixes,
     suffixes: Suffixes,
     lanes: Sequence[Lane],
-    last: Last,
-    u: Tensor,
-    times: Tensor,
+    inputs: Inputs,
     sampling: Sampling,
 ) -> Tensor:
-    """Sampled z (S, paths, steps, 6) behind the positions of S lanes, whose last are `last`.
-
-    u (S, paths, steps, 2) are the uniforms of coarse and fine ids, times (S, steps, d) the time
-    embeddings of the sampled bars.
-    """
+    """Sampled z (S, paths, steps, 6) behind the positions of S lanes."""
+    lengths, last, u, times = inputs
     symbols, paths, steps = u.shape[:3]
     rows = symbols * paths
     u = u.flatten(0, 1)
-    lengths = torch.tensor([lane.length for lane in lanes], device=u.device)
     begin = lengths.repeat_interleave(paths)
-    hidden = last.hidden.repeat_interleave(paths, dim=0)
+    hidden = last.repeat_interleave(paths, dim=0)
     ids = torch.empty(2, steps, rows, dtype=torch.long, device=u.device)
     own_fine = [t[0, :rows] for t in suffixes.fine]
     for step in range(steps):
         position = begin + step
         coarse = draw(nets.coarse_logits(hidden), u[:, step, 0], sampling)
         q = nets.fine.queries(coarse, position - 1)
-        seen = over_prefix(q, cache.fine, 0, lanes)
+        seen = over_prefix(q, prefixes.fine, 0, lanes)
         attended = with_suffix(seen, q, *(t[:, :, :step] for t in own_fine)) if step else seen.out
         fine = draw(nets.fine.logits(hidden, attended), u[:, step, 1], sampling)
         ids[0, step], ids[1, step] = coarse, fine
@@ -73,26 +80,25 @@ def rollout(
             q, k, v = layer.project(x, turns)
             own = [t[index, :rows] for t in suffixes.model]
             own[0][:, :, step], own[1][:, :, step] = k, v
-            seen = over_prefix(q, cache.model, index, lanes)
+            seen = over_prefix(q, prefixes.model, index, lanes)
             attended = with_suffix(seen, q, *(t[:, :, : step + 1] for t in own))
             x = layer.finish(x, attended)
         hidden = nets.norm(x)
         own_fine[0][:, :, step], own_fine[1][:, :, step] = nets.fine.keys_values(hidden, position)
-    z = _decoded(nets, cache, lanes, ids.transpose(1, 2))
+    z = _decoded(nets, prefixes.decoder, lanes, begin, ids.transpose(1, 2))
     return z.view(symbols, paths, steps, -1)
 
 
-def _decoded(nets: Networks, cache: PrefixCache, lanes: Sequence[Lane], ids: Tensor) -> Tensor:
-    """Ids (2, rows, steps) behind the lanes' positions → z (rows · steps, 6), in one pass."""
+def _decoded(nets: Networks, kv: KV, lanes: Sequence[Lane], begin: Tensor, ids: Tensor) -> Tensor:
+    """Ids (2, rows, steps) behind the positions `begin` (rows,) → z (rows · steps, 6), in one
+    pass."""
     rows, steps = ids.shape[1:]
     s1, s2 = ids.flatten(1)
-    begin = torch.tensor([lane.length for lane in lanes], device=ids.device)
-    positions = begin[:, None, None] + torch.arange(steps, device=ids.device)
-    positions = positions.expand(-1, rows // len(lanes), -1).flatten()
+    positions = (begin[:, None] + torch.arange(steps, device=ids.device)).flatten()
     turns = nets.decoder.turns(positions)
     h = nets.codes(s1, s2)
     for index, layer in enumerate(nets.decoder.layers):
         q, k, v = layer.project(h, turns)
         own = among_own(q, k, v, series=rows)
-        h = layer.finish(h, merged(own, over_prefix(q, cache.decoder, index, lanes)))
+        h = layer.finish(h, merged(own, over_prefix(q, kv, index, lanes)))
     return nets.restore(h)

@@ -13,7 +13,8 @@ from ..errors import InputError, ModelError
 from .features import Scale, scale_of
 from .generate import generate
 from .kronos import Kronos
-from .sampling import Sampling, uniforms
+from .philox import uniforms
+from .sampling import Sampling
 from .tokenizer import KronosTokenizer
 
 PRICES: Final = ["open", "high", "low", "close"]
@@ -181,7 +182,7 @@ class KronosPredictor:
         out: dict[int, NDArray[np.float64]] = {}
         for length in sorted({one.length for one in series}):
             group = [one for one in series if one.length == length]
-            u = np.stack([uniforms(seed + one.index, paths, pred_len) for one in group])
+            u = uniforms([seed + one.index for one in group], paths, pred_len)
             z = generate(
                 self.model,
                 self.tokenizer,

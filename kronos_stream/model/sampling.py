@@ -2,10 +2,8 @@
 
 from typing import Final
 
-import numpy as np
 import torch
 from msgspec import Struct
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
@@ -28,16 +26,6 @@ class Sampling(Struct, frozen=True, kw_only=True):
             raise InputError(f"top_k: expected an integer of 0 or more, got {self.top_k!r}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p: expected a number in (0, 1], got {self.top_p!r}")
-
-
-def uniforms(seed: int, paths: int, steps: int) -> NDArray[np.float32]:
-    """u[path, step, head] in [0, 1), float32 (paths, steps, 2), counter-based (Philox, Salmon et
-    al. 2011): a path's numbers depend on neither the number of paths nor of steps."""
-    out = np.empty((paths, steps, 2), dtype=np.float32)
-    for path in range(paths):
-        bits = np.random.Philox(key=seed, counter=[0, 0, path, 0])
-        out[path] = np.random.Generator(bits).random((steps, 2), dtype=np.float32)
-    return out
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

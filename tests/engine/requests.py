@@ -11,7 +11,8 @@ from kronos_stream.engine.messages import EngineReply, EngineRequest
 from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.features import scale_of
 from kronos_stream.model.generate import generate
-from kronos_stream.model.sampling import Sampling, uniforms
+from kronos_stream.model.philox import uniforms
+from kronos_stream.model.sampling import Sampling
 from kronos_stream.wire.messages import ForecastSpec
 
 INTERVAL_MS: Final = 300_000
@@ -129,7 +130,7 @@ def recomputed(
         *pair,
         torch.from_numpy(scale.normalise(values))[None],
         torch.from_numpy(stamps.copy())[None],
-        torch.from_numpy(uniforms(asked.seed, settings.paths, settings.horizon))[None],
+        torch.from_numpy(uniforms([asked.seed], settings.paths, settings.horizon)),
         sampling=Sampling(
             temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p
         ),

@@ -13,8 +13,9 @@ from kronos_stream.errors import InputError, ModelError
 from kronos_stream.model import KronosPredictor
 from kronos_stream.model.features import scale_of
 from kronos_stream.model.generate import generate
+from kronos_stream.model.philox import uniforms
 from kronos_stream.model.predictor import COLUMNS, PRICES, time_features
-from kronos_stream.model.sampling import Sampling, uniforms
+from kronos_stream.model.sampling import Sampling
 
 from ..engine.requests import tiny_pair
 from .peer import bars
@@ -64,7 +65,7 @@ def test_paths_are_those_of_the_plain_rollout() -> None:
         tokenizer,
         torch.from_numpy(scale.normalise(df.to_numpy()))[None],
         torch.from_numpy(stamps)[None],
-        torch.from_numpy(uniforms(3, 4, STEPS))[None],
+        torch.from_numpy(uniforms([3], 4, STEPS)),
         sampling=Sampling(top_p=0.9),
         max_context=128,
     )

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from kronos_stream.errors import InputError
-from kronos_stream.model.sampling import Sampling, draw, probabilities, uniforms
+from kronos_stream.model.philox import uniforms
+from kronos_stream.model.sampling import Sampling, draw, probabilities
 
 SETTINGS = [
     Sampling(),
@@ -106,7 +107,7 @@ def test_logits_of_half_precision_are_sampled_in_float32() -> None:
 def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
     """Pearson's chi-square of 20,000 draws, below the 99.9 % point (Wilson-Hilferty)."""
     (logits,) = logits_of(1, 16, seed=3)
-    u = uniforms(11, 100, 100).ravel()
+    u = uniforms([11], 100, 100).ravel()
     tokens = draw(torch.from_numpy(logits).expand(len(u), -1), torch.from_numpy(u), sampling)
     counts = np.bincount(tokens.numpy(), minlength=16)
     expected = reference(logits, sampling) * len(u)
@@ -117,46 +118,6 @@ def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
     assert freedom > 4
     part = 2 / (9 * freedom)
     assert statistic < freedom * (1 - part + 3.09 * math.sqrt(part)) ** 3
-
-
-def test_uniforms_depend_on_seed_path_step_and_head_alone() -> None:
-    many = uniforms(7, 6, 9)
-    assert many.shape == (6, 9, 2)
-    assert many.dtype == np.float32
-    assert ((many >= 0) & (many < 1)).all()
-    assert (uniforms(7, 2, 9) == many[:2]).all()
-    assert (uniforms(7, 6, 4) == many[:, :4]).all()
-    assert len(np.unique(many)) == many.size
-    assert not np.intersect1d(uniforms(8, 6, 9), many).size
-
-
-def test_uniforms_ignore_the_global_generators() -> None:
-    np.random.seed(1)
-    first = uniforms(7, 2, 3)
-    np.random.seed(2)
-    torch.manual_seed(2)
-    assert (uniforms(7, 2, 3) == first).all()
-
-
-def test_uniforms_are_uniform_and_uncorrelated() -> None:
-    u = uniforms(5, 200, 50).astype(np.float64)
-    counts = np.histogram(u, bins=20, range=(0, 1))[0]
-    expected = u.size / 20
-    # The 99.9 % point of chi-square with 19 degrees of freedom.
-    assert ((counts - expected) ** 2 / expected).sum() < 43.8
-    centred = u - 0.5
-    for pair in (
-        (centred[..., 0], centred[..., 1]),
-        (centred[:, 1:], centred[:, :-1]),
-        (centred[1:], centred[:-1]),
-    ):
-        size = pair[0].size
-        correlation = float((pair[0] * pair[1]).mean()) * 12
-        assert abs(correlation) < 3.3 / math.sqrt(size)
-
-
-def test_the_widest_seed_is_taken() -> None:
-    assert uniforms(2**63 - 1, 1, 1).shape == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
