@@ -11,6 +11,7 @@ from typing import Final, TextIO, cast
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from .errors import SettingsError
 from .settings import TelemetrySettings
 
 TICKS: Final = Counter("kronos_ticks_total", "Ticks read", ["outcome"])
@@ -55,7 +56,7 @@ class _StandardError:
 
 def configure(settings: TelemetrySettings) -> None:
     """Logs go to standard error (standard output belongs to the console and to records); the
-    metrics server starts if a port is set."""
+    metrics server starts if a port is set. SettingsError where that port is taken."""
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stderr.isatty()
     )
@@ -80,4 +81,10 @@ def configure(settings: TelemetrySettings) -> None:
     # aiokafka logs what it retries by itself as errors; what it gives up on it raises.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if settings.metrics_port:
-        start_http_server(settings.metrics_port)
+        try:
+            start_http_server(settings.metrics_port)
+        except OSError as error:
+            raise SettingsError(
+                f"telemetry.metrics_port: expected a free port, {settings.metrics_port} cannot be "
+                f"used: {error.strerror}"
+            ) from error
