@@ -8,8 +8,8 @@ behind. A marker is written to every partition at each close time + grace, and a
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -34,6 +34,13 @@ log = structlog.get_logger()
 MARKER_EVERY_S: Final = 0.25
 YIELD_EVERY: Final = 200
 """Ticks written before other tasks get their turn."""
+
+
+class _Held(NamedTuple):
+    """What the bars topic holds of one symbol: its first open time (ms), and any history."""
+
+    first_open_time: int
+    history: bool
 
 
 class FeedService:
@@ -141,22 +148,33 @@ class FeedService:
     async def _history_of(
         self, symbols: tuple[str, ...], *, before: int | None, simulated: SimulatedFeed | None
     ) -> None:
-        """Bars of the cold symbols: those without any bar in the bars topic."""
+        """Bars of the cold symbols, those without history in the bars topic: up to the first bar
+        that is there. The simulated market's ends where its ticks begin, so it makes none once
+        there is any bar."""
         file = self._settings.feed.history
         files = history_files(file, symbols) if file else {}
+        for symbol in symbols if file else ():
+            if symbol not in files:
+                log.warning("history_not_found", symbol=symbol, folder=file)
         if not files and simulated is None:
             return
-        warm = await self._warm_symbols(symbols)
+        held = await self._held(symbols, until_history=files)
         for symbol in symbols:
+            there = held.get(symbol)
+            if there is not None and (there.history or symbol not in files):
+                continue
             made: list[Bar] = []
             if symbol in files:
                 made = self._read_history(files[symbol], symbol)
-            elif simulated is not None and symbol not in warm:
+            elif simulated is not None:
                 made = simulated.history(symbol, self._history_bars)
-            if symbol in warm:
-                telemetry.HISTORY_CLASHES.inc(len(made))
-                continue
-            await self._publish_history(as_history(made, before=before, count=self._history_bars))
+            ends = [end for end in (before, there and there.first_open_time) if end is not None]
+            if there is not None:
+                telemetry.HISTORY_CLASHES.inc(
+                    sum(bar.open_time >= there.first_open_time for bar in made)
+                )
+            bars = as_history(made, before=min(ends, default=None), count=self._history_bars)
+            await self._publish_history(bars)
         await self._publisher.flush()
 
     async def _publish_history(self, bars: list[Bar]) -> None:
@@ -178,12 +196,16 @@ class FeedService:
         if bars:
             log.info("history_published", symbol=bars[0].symbol, bars=len(bars))
 
-    async def _warm_symbols(self, symbols: tuple[str, ...]) -> set[str]:
+    async def _held(
+        self, symbols: tuple[str, ...], *, until_history: Collection[str]
+    ) -> dict[str, _Held]:
+        """What the bars topic holds of each symbol, read until every symbol has been seen, those
+        of `until_history` with a history bar."""
         topic = self._broker.topics.bars
         homes = {self._home(symbol) for symbol in symbols}
         begins = await self._broker.begin_offsets(topic, homes)
         ends = await self._broker.end_offsets(topic, homes)
-        warm: set[str] = set()
+        held: dict[str, _Held] = {}
         for partition in sorted(homes):
             due = {s for s in symbols if self._home(s) == partition}
             async for records in self._broker.read(
@@ -191,12 +213,17 @@ class FeedService:
             ):
                 for record in records:
                     try:
-                        warm.add(decode(record.value, record.headers, Bar).symbol)
+                        bar = decode(record.value, record.headers, Bar)
                     except (msgspec.ValidationError, msgspec.DecodeError):
                         continue
-                if due <= warm:
+                    seen = held.get(bar.symbol, _Held(bar.open_time, bar.history))
+                    held[bar.symbol] = _Held(
+                        min(seen.first_open_time, bar.open_time), seen.history or bar.history
+                    )
+                due -= {s for s, h in held.items() if h.history or s not in until_history}
+                if not due:
                     break
-        return warm
+        return held
 
     # -- ticks and markers ---------------------------------------------------------------------
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from kronos_stream.bars.fold import BarOut, BarsConfig, PartitionFold
 from kronos_stream.errors import BrokerError, InputError
 from kronos_stream.feeds.service import FeedService
 from kronos_stream.settings import BarsSettings, FeedSettings, KafkaSettings, Settings
-from kronos_stream.wire.codecs import decode
+from kronos_stream.telemetry import HISTORY_CLASHES
+from kronos_stream.wire.codecs import decode, encode
 from kronos_stream.wire.messages import Bar, Marker, Tick
 from kronos_stream.wire.topics import Record
 from tests.fakes import FakeBroker, FakeCluster
@@ -174,3 +176,33 @@ async def test_history_from_a_file(tmp_path: Path) -> None:
 async def test_history_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"feed\.history"):
         await service(FakeBroker(), Clock(), kind="kafka", history="/no/such").run()
+
+
+async def test_history_reaches_up_to_the_first_bar_made_from_ticks(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT.csv").write_text("")
+    broker = FakeBroker(FakeCluster(partitions=1))
+    for i in (3, 4):
+        value, headers = encode(bar("BTCUSDT", i), "json")
+        broker.cluster.append(broker.topics.bars, value, key=b"BTCUSDT", headers=headers)
+    clashes = HISTORY_CLASHES._value.get()
+    for _ in range(2):
+        await service(
+            broker,
+            Clock(),
+            kind="kafka",
+            history=str(tmp_path),
+            read_history=lambda path, symbol: [bar("BTCUSDT", i) for i in range(-30, 6)],
+        ).run()
+    bars = [decode(r.value, r.headers, Bar) for r in broker.cluster.records(broker.topics.bars)]
+    assert [b.open_time for b in bars if b.history] == [
+        bar("BTCUSDT", i).open_time for i in range(-17, 3)
+    ]
+    assert HISTORY_CLASHES._value.get() - clashes == 3
+
+
+async def test_a_folder_without_a_symbols_history_is_told(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT.csv").write_text("")
+    broker = FakeBroker(FakeCluster(partitions=1))
+    with capture_logs() as logs:
+        await service(broker, Clock(), kind="kafka", history=str(tmp_path)).run()
+    assert [(e["event"], e.get("symbol")) for e in logs] == [("history_not_found", "ETHUSDT")]
