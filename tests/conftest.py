@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import uvloop
 from .services.plugin import kafka_bootstrap, redis_url, topic_prefix
 
 __all__ = ["kafka_bootstrap", "redis_url", "shared", "topic_prefix"]
+
+# As in the engine's process; OpenMP reads it when torch is imported, which no test has done yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -1,10 +1,13 @@
 """The engine process: dies, hangs, refuses; the client loses nothing."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -12,6 +15,7 @@ import pytest_asyncio
 import torch
 import uvloop
 
+from kronos_stream.engine import client as client_module
 from kronos_stream.engine.client import EngineClient
 from kronos_stream.engine.core import Engine
 from kronos_stream.errors import EngineError
@@ -44,6 +48,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+async def test_threads_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP reads it at torch's import, so it is there when the child imports the worker."""
+    for name in ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE"):
+        monkeypatch.setenv(name, "")  # So that what the call sets is undone.
+        monkeypatch.delenv(name)
+    found: list[str | None] = []
+    stand_in = ModuleType("worker")
+    stand_in.main = lambda pipe: found.append(os.environ.get("OMP_WAIT_POLICY"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kronos_stream.engine.worker", stand_in)
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        client_module._serve(theirs)
+    assert found == ["PASSIVE"]
 
 
 @pytest.mark.usefixtures("one_thread")
