@@ -6,10 +6,12 @@ PEERS := .venv-peers
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help install run test lint format bench clean
+SEED ?= 1
+
+.PHONY: help install run test chaos lint format bench clean
 
 help:
-	@echo "make install | run | test | lint | format | bench | clean"
+	@echo "make install | run | test | chaos | lint | format | bench | clean"
 
 install: $(STAMP)
 
@@ -29,6 +31,10 @@ run: install
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# make chaos SEED=2; make chaos BREAK=no-guard must report what is broken.
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults --seed $(SEED) $(if $(BREAK),--break $(BREAK))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

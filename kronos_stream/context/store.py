@@ -4,9 +4,10 @@ One sorted set per symbol and interval. Redis may lose all of it at any moment; 
 rebuilds it from the topic.
 """
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -23,6 +24,7 @@ from .packed import body, head, unpack
 from .window import Window
 
 Status = Literal["applied", "duplicate", "conflict", "hole"]
+T = TypeVar("T")
 
 RETRIES: Final = 3
 PIPELINE: Final = 500
@@ -76,8 +78,8 @@ class ContextStore:
     async def append(self, bar: Bar, offset: int, *, want: int) -> Appended:
         """Inserts a bar whose record stands at `offset`; the window has up to `want` bars, as
         they stood when that record was written. Guarded: appending again changes nothing."""
-        answer = await self._append(
-            keys=[self._key(bar.symbol)], args=self._args(bar, offset, want)
+        answer = await _cancellable(
+            self._append(keys=[self._key(bar.symbol)], args=self._args(bar, offset, want))
         )
         status = cast(Status, answer[0].decode())
         interval_ms = INTERVAL_MS[self._interval]
@@ -96,7 +98,7 @@ class ContextStore:
                     await self._append(
                         keys=[self._key(bar.symbol)], args=self._args(bar, offset, 0), client=pipe
                     )
-                await pipe.execute()
+                await _cancellable(pipe.execute())
 
     async def clear(self, symbol: str) -> None:
         """Forgets a symbol."""
@@ -109,3 +111,14 @@ class ContextStore:
         prev = b"" if bar.prev_open_time is None else str(bar.prev_open_time).encode()
         revision, place = head(bar, offset)
         return [bar.open_time, revision, place, body(bar), prev, want, self._keep]
+
+
+async def _cancellable(call: Awaitable[T]) -> T:
+    """redis-py (8.1) may swallow a cancellation that arrives in the middle of a call and answer
+    as if nothing had happened: a stage that is told to stop would then go on for ever."""
+    try:
+        return await call
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError

@@ -1,5 +1,6 @@
 """Contexts equal a pure function of the bars topic, whatever was lost or repeated on the way."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -203,3 +204,22 @@ async def test_a_store_that_does_not_answer_is_named() -> None:
     with pytest.raises(StoreError, match="redis: no answer"):
         await store.start()
     await store.close()
+
+
+async def test_a_cancelled_append_ends(redis_url: str, topic_prefix: str) -> None:
+    """However far a call on a new connection has come: redis-py swallows some cancellations."""
+    settings = RedisSettings(prefix=topic_prefix)
+    for turns in range(60):
+        store = ContextStore(settings, url=redis_url, interval="5m", scope="s", keep=KEEP)
+
+        async def append_for_ever(store: ContextStore = store) -> None:
+            while True:
+                await store.append(bar(), 0, want=WANT)
+
+        task = asyncio.create_task(append_for_ever())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=20)
+        assert done, f"cancelled after {turns} turns, it went on"
+        await store.close()

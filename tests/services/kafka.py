@@ -6,17 +6,19 @@ The jars come through Maven once and stay in the user's cache folder.
 import base64
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from .processes import end, free_ports, guarded, unavailable
+from .processes import end, free_ports, guarded, server_pid, unavailable
 
 POM: Final = Path(__file__).with_name("pom.xml")
 READY_TIMEOUT_S: Final = 40.0
@@ -25,10 +27,11 @@ PROPERTIES: Final = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={advertised}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 offsets.topic.num.partitions=1
@@ -38,6 +41,8 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=2000
 """
 
 
@@ -64,30 +69,68 @@ def jars() -> Path:
     return folder
 
 
-class Kafka:
-    """The broker of one test session, at `bootstrap`; its data goes when it is closed."""
+class Listener(NamedTuple):
+    """One more address of the broker: what it listens on, and what it tells its clients."""
 
-    def __init__(self) -> None:
+    name: str
+    port: int
+    advertised_port: int
+    protocol: str = "PLAINTEXT"
+
+
+class Kafka:
+    """One broker, at `bootstrap`; its data outlive a stop or a kill and go when it is closed.
+
+    `listeners` come beside the plain one; `more` are further lines of its properties.
+    """
+
+    def __init__(self, *, listeners: Sequence[Listener] = (), more: str = "") -> None:
         if shutil.which("java") is None:
             unavailable("no Java (java) to run Apache Kafka: install 17 or later")
-        java = ["java", *JVM, "-cp", f"{jars()}/*"]
+        self._java = ["java", *JVM, "-cp", f"{jars()}/*"]
         self._folder = tempfile.TemporaryDirectory(prefix="kronos-kafka-")
-        folder = Path(self._folder.name)
+        self.folder = Path(self._folder.name)
         port, controller = free_ports(2)
         self.bootstrap = f"127.0.0.1:{port}"
-        properties = folder / "server.properties"
-        properties.write_text(
-            PROPERTIES.format(port=port, controller=controller, data=folder / "data")
+        every = [Listener("PLAINTEXT", port, port), *listeners]
+        self._properties = self.folder / "server.properties"
+        self._properties.write_text(
+            PROPERTIES.format(
+                listeners=",".join(f"{x.name}://127.0.0.1:{x.port}" for x in every),
+                advertised=",".join(f"{x.name}://127.0.0.1:{x.advertised_port}" for x in every),
+                protocols=",".join(f"{x.name}:{x.protocol}" for x in every),
+                controller=controller,
+                data=self.folder / "data",
+            )
+            + more
         )
         # The tool takes a leading dash for an option.
         cluster = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
-        subprocess.run([*java, *tool], check=True, capture_output=True)
-        with (folder / "server.log").open("wb") as output:
+        tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)]
+        subprocess.run([*self._java, *tool], check=True, capture_output=True)
+        self.start()
+
+    def start(self) -> None:
+        """Start, or start again on the same data; returns when it answers."""
+        with (self.folder / "server.log").open("ab") as output:
             self._process = guarded(
-                [*java, "kafka.Kafka", str(properties)], cwd=folder, output=output
+                [*self._java, "kafka.Kafka", str(self._properties)],
+                cwd=self.folder,
+                output=output,
             )
-        self._wait(folder / "server.log")
+        self._wait(self.folder / "server.log")
+
+    def stop(self) -> None:
+        """End it in good order."""
+        os.kill(server_pid(self._process), signal.SIGTERM)
+        self._process.wait()
+        end(self._process)
+
+    def kill(self) -> None:
+        """End it by force, as a lost machine would."""
+        os.kill(server_pid(self._process), signal.SIGKILL)
+        self._process.wait()
+        end(self._process)
 
     def _wait(self, output: Path) -> None:
         client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})

@@ -1,5 +1,6 @@
 """Servers that never outlive the tests."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -35,6 +36,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
     process.wait()
+
+
+def server_pid(process: subprocess.Popen[bytes]) -> int:
+    """The process id of a guarded server itself: the first child of its guard."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while True:
+        if process.poll() is not None:
+            raise ProcessLookupError(f"the server has ended with status {process.returncode}")
+        with contextlib.suppress(FileNotFoundError):
+            found = children.read_text().split()
+            if found:
+                return int(found[0])
 
 
 def free_ports(count: int) -> list[int]:

@@ -14,23 +14,31 @@ READY_TIMEOUT_S: Final = 10.0
 
 
 class Valkey:
-    """The store of one test session, at `url`."""
+    """One store, at `url`, with `options` in the words of its command line. It saves nothing by
+    itself; what SAVE wrote is read by the next start, where it is still there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kronos-valkey-")
-        folder = Path(self._folder.name)
-        (port,) = free_ports(1)
-        self.url = f"redis://127.0.0.1:{port}/0"
-        command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1"]
-        with (folder / "server.log").open("wb") as output:
+        self.folder = Path(self._folder.name)
+        self._options = options
+        (self.port,) = free_ports(1)
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self, client: redis.Redis | None = None) -> None:
+        """Start, or start again at the same address; returns when it answers (`client` asks,
+        where asking takes more than the address)."""
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"]
+        fixed = ["--save", "", "--appendonly", "no", "--dir", str(self.folder)]
+        with (self.folder / "server.log").open("ab") as output:
             self._process = guarded(
-                [*command, "--save", "", "--appendonly", "no"], cwd=folder, output=output
+                [*command, *fixed, *self._options], cwd=self.folder, output=output
             )
         deadline = time.monotonic() + READY_TIMEOUT_S
-        with redis.Redis.from_url(self.url) as client:
+        with client or redis.Redis.from_url(self.url) as asked:
             while True:
                 try:
-                    client.ping()
+                    asked.ping()
                     return
                 except redis.ConnectionError:
                     if self._process.poll() is not None or time.monotonic() > deadline:
@@ -38,7 +46,16 @@ class Valkey:
                         raise
                     time.sleep(0.01)
 
+    def kill(self) -> None:
+        """End it by force: what it held in memory is gone."""
+        end(self._process)
+
+    @property
+    def snapshot(self) -> Path:
+        """The file that SAVE writes and a start reads."""
+        return self.folder / "dump.rdb"
+
     def close(self) -> None:
-        """End the server."""
+        """End the server and remove what it wrote."""
         end(self._process)
         self._folder.cleanup()

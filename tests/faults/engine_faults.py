@@ -1,0 +1,61 @@
+"""What can befall an engine process in the middle of a batch, asked for through a file.
+
+The members' engine processes run `serve` instead of the product's own entry: the same worker, which
+before each batch looks whether a fault is wanted.
+"""
+
+import os
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "FAULTS_ENGINE_FILE"
+"""Names the file; its content is one of KINDS. Whoever acts on it removes it."""
+KINDS: Final = ("kill", "hang", "oom")
+
+
+def serve(pipe: Connection) -> None:
+    """As `kronos_stream.engine.client._serve`."""
+    from kronos_stream.engine import worker
+    from kronos_stream.engine.messages import Answer, Order
+
+    class Faulty(worker.Worker):
+        def answer(self, order: Order) -> Answer:
+            kind = _wanted()
+            if kind is not None:
+                _befall(self, kind, order)
+            return super().answer(order)
+
+    worker.Worker = Faulty  # type: ignore[misc]
+    worker.main(pipe)
+
+
+def _wanted() -> str | None:
+    file = Path(os.environ[VARIABLE])
+    try:
+        kind = file.read_text()
+        file.unlink()
+    except FileNotFoundError:
+        return None
+    return kind
+
+
+def _befall(worker: object, kind: str, order: object) -> None:
+    import torch
+
+    from kronos_stream.engine.messages import Forecasts
+    from kronos_stream.engine.worker import Worker
+
+    if isinstance(order, Forecasts) and order.requests:
+        # Half of the batch is made, and lost.
+        half = Forecasts(requests=order.requests[: len(order.requests) // 2], prepare=order.prepare)
+        super(type(worker), worker).answer(half)  # type: ignore[misc]
+    assert isinstance(worker, Worker)
+    if kind == "kill":
+        os._exit(9)
+    if kind == "hang":
+        threading.Event().wait()
+    if kind == "oom":
+        raise torch.OutOfMemoryError("simulated by the campaign")
+    raise ValueError(f"unknown engine fault {kind!r}")
