@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
-import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from .errors import BrokerError, RejectedError
+from .context.client import client_of
+from .errors import BrokerError, KronosStreamError, RejectedError
 from .kafka import Broker
+from .secrets import masked
 from .settings import Settings
-from .settings_loading import masked
 from .wire.foreign import TickDecoder
 from .wire.partitioning import Partitioner, crc32_partition, murmur2_partition
 from .wire.topics import Topics
@@ -92,13 +92,10 @@ async def _of_redis(settings: Settings, say: Say, clock: Callable[[], float]) ->
         say("redis: none named, each forecast process starts an embedded store")
         return []
     shown = masked(settings.redis.url)
-    timeout_s = settings.redis.timeout_s
     try:
-        client = redis.Redis.from_url(
-            settings.redis.url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
-    except ValueError as error:
-        return [f"redis.url: expected redis://HOST:PORT/DB, got {shown!r}: {error}"]
+        client = client_of(settings.redis, settings.redis.url)
+    except KronosStreamError as error:
+        return [str(error)]
     try:
         seconds, micros = await cast(Awaitable[Any], client.time())
     except (RedisError, OSError) as error:

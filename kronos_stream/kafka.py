@@ -36,6 +36,7 @@ from aiokafka.errors import (
 )
 
 from .errors import BrokerError
+from .kafka_security import credentials
 from .settings import KafkaSettings
 from .wire.topics import Commit, Record, Topics, TopicSpec
 
@@ -120,11 +121,16 @@ class Broker:
         self._admin: AIOKafkaAdminClient | None = None
         self._query: AIOKafkaConsumer | None = None
         self._partitions: dict[str, int] = {}
+        self._who: dict[str, Any] = {}
+        """How the broker is spoken to, and as whom."""
 
     async def start(self) -> None:
         """Connect; raises BrokerError where nothing answers at the address."""
+        self._who = credentials(self.settings)
         self._admin = AIOKafkaAdminClient(
-            bootstrap_servers=self.bootstrap, request_timeout_ms=self.settings.request_timeout_ms
+            bootstrap_servers=self.bootstrap,
+            request_timeout_ms=self.settings.request_timeout_ms,
+            **self._who,
         )
         self._query = self._consumer()
         try:
@@ -314,6 +320,7 @@ class Broker:
                 max_batch_size=BATCH_BYTES,
                 max_request_size=self.settings.max_message_bytes,
                 request_timeout_ms=self.settings.request_timeout_ms,
+                **self._who,
             )
 
         return Publisher(producer)
@@ -348,6 +355,7 @@ class Broker:
             fetch_max_wait_ms=EMBEDDED_FETCH_WAIT_MS if self.embedded else FETCH_WAIT_MS,
             max_partition_fetch_bytes=max(1 << 20, self.settings.max_message_bytes),
             request_timeout_ms=self.settings.request_timeout_ms,
+            **self._who,
             **more,
         )
 

@@ -4,14 +4,34 @@ Every field is a key of the TOML file (`[bars] grace_ms = 1000`), an environment
 (`KRONOS_BARS_GRACE_MS`) and, for the common ones, a flag. Units are in the names.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
+from .secrets import masked
 from .wire.messages import Symbol
 
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
+
+
+SECRETS: Final = ("password",)
+"""Names of keys whose values are never shown."""
+
+
+def shown(settings: Struct) -> str:
+    """A section as it may stand in a log or a traceback."""
+    fields = ((f.name, getattr(settings, f.name)) for f in msgspec.structs.fields(settings))
+    parts = [
+        f"{name}={masked(value)!r}"
+        if name == "url" and value is not None
+        else f"{name}='***'"
+        if name in SECRETS and value is not None
+        else f"{name}={value!r}"
+        for name, value in fields
+    ]
+    return f"{type(settings).__name__}({', '.join(parts)})"
 
 
 class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +57,23 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     request_timeout_ms: Positive = 40_000
     max_message_bytes: Positive = 1_000_000
     """The broker's message.max.bytes, which a forecast record must not exceed."""
+    security: Literal["plaintext", "tls", "sasl", "sasl_tls"] = "plaintext"
+    """How the broker is spoken to: encrypted (tls), with a user (sasl), or both."""
+    ca_file: str | None = None
+    """PEM certificates that sign the broker's; none: those that the system trusts."""
+    cert_file: str | None = None
+    """PEM certificate of ours, with its chain, where the broker demands one."""
+    key_file: str | None = None
+    """PEM key of `cert_file`, where it is not in that file."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    user: str | None = None
+    password: str | None = None
+    """Never a flag: everybody on the machine sees those."""
+    password_file: str | None = None
+    """A file that holds the password, such as a mounted secret."""
+
+    def __repr__(self) -> str:
+        return shown(self)
 
 
 class RedisSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +83,21 @@ class RedisSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     prefix: str = "kronos"
     """First part of every key."""
     timeout_s: Annotated[float, Meta(gt=0)] = 5.0
+    user: str | None = None
+    """User of the access list, where the address names none."""
+    password: str | None = None
+    """Where the address holds none. Never a flag: everybody on the machine sees those."""
+    password_file: str | None = None
+    """A file that holds the password, such as a mounted secret."""
+    ca_file: str | None = None
+    """With rediss://: PEM certificates that sign the store's; none: those of the system."""
+    cert_file: str | None = None
+    """With rediss://: PEM certificate of ours, where the store demands one."""
+    key_file: str | None = None
+    """PEM key of `cert_file`, where it is not in that file."""
+
+    def __repr__(self) -> str:
+        return shown(self)
 
 
 class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Struct, inspect
 
 from .errors import SettingsError
-from .settings import Settings
+from .secrets import masked
+from .settings import SECRETS, Settings
 
 PREFIX: Final = "KRONOS_"
 CONFIG_VARIABLE: Final = "KRONOS_CONFIG"
@@ -74,6 +75,11 @@ def load(
     for path, flag in (flags or {}).items():
         if path not in known:
             raise SettingsError(f"{flag.origin}: {unknown(path, known)}")
+        if path.rpartition(".")[2] in SECRETS:
+            raise SettingsError(
+                f"{flag.origin}: everybody on this machine sees a flag; set {variable(path)} or "
+                f"{path}_file"
+            )
         given[path] = flag
     converted = {path: _converted(path, known[path].type, g) for path, g in given.items()}
     settings = _settings(converted)
@@ -209,6 +215,21 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
                     f"kafka.bootstrap: expected HOST:PORT[,HOST:PORT], got {kafka.bootstrap!r}"
                     + _from(origins, "kafka.bootstrap")
                 )
+    for section in ("kafka", "redis"):
+        part = getattr(settings, section)
+        if part.password is not None and part.password_file is not None:
+            raise SettingsError(
+                f"{section}.password_file: expected none beside {section}.password"
+                + _from(origins, f"{section}.password_file")
+            )
+        if part.key_file is not None and part.cert_file is None:
+            raise SettingsError(f"{section}.key_file: expected {section}.cert_file with it")
+    named = kafka.user is not None and (kafka.password or kafka.password_file) is not None
+    if kafka.security.startswith("sasl") and not named:
+        raise SettingsError(
+            f"kafka.security: expected kafka.user and a password with {kafka.security}"
+            + _from(origins, "kafka.security")
+        )
     url = settings.redis.url
     if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
         raise SettingsError(
@@ -242,24 +263,14 @@ def resolved(settings: Settings) -> Settings:
     )
 
 
-def masked(url: str) -> str:
-    """The address without its secrets: the password, and a user alone, who may be a token."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    credentials, at, host = rest.rpartition("@")
-    if not at:
-        return url
-    user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user + ':' if colon else ''}***@{host}"
-
-
 def _from(origins: Mapping[str, str], path: str) -> str:
     return f" (from {origins[path]})" if path in origins else ""
 
 
 def _expected(path: str, kind: inspect.Type, given: Given) -> SettingsError:
     shown = masked(given.value) if isinstance(given.value, str) else given.value
+    if path.rpartition(".")[2] in SECRETS:
+        shown = "***"
     return SettingsError(f"{path}: expected {describe(kind)}, got {shown!r} (from {given.origin})")
 
 

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from .settings import Settings
-from .settings_loading import SECTIONS, TOP, masked
+from .secrets import masked
+from .settings import SECRETS, Settings
+from .settings_loading import SECTIONS, TOP
 
-SECRETS: Final = ("redis.url",)
+ADDRESSES: Final = ("redis.url",)
 
 
 def as_toml(settings: Settings, origins: Mapping[str, str]) -> str:
@@ -33,8 +34,10 @@ def _line(
 ) -> str:
     if value is None:
         return f"# {name} ="
-    if path in SECRETS:
+    if path in ADDRESSES:
         value = masked(value)
+    if name in SECRETS:
+        value = "***"
     line = f"{name} = {toml_value(value)}"
     if path in origins:
         return f"{line}  # {origins[path]}"

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from kronos_stream.errors import SettingsError
+from kronos_stream.secrets import masked
 from kronos_stream.settings import Settings
 from kronos_stream.settings_loading import (
     Given,
@@ -14,7 +15,6 @@ from kronos_stream.settings_loading import (
     describe,
     keys,
     load,
-    masked,
     resolved,
     variable,
 )

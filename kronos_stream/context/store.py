@@ -9,29 +9,21 @@ from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..errors import StoreError
 from ..settings import RedisSettings
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
+from .client import client_of
 from .packed import body, head, unpack
 from .window import Window
 
 Status = Literal["applied", "duplicate", "conflict", "hole"]
 T = TypeVar("T")
 
-RETRIES: Final = 3
 PIPELINE: Final = 500
 """Bars sent before their answers are read, when a context is rebuilt."""
-
-TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError)
-"""Errors after which the same call may work: the store restarts, fails over or is slow."""
 
 
 class Appended(NamedTuple):
@@ -51,16 +43,7 @@ class ContextStore:
         self._keep = keep
         self._interval = interval
         self._prefix = f"{settings.prefix}:{scope}:ctx"
-        try:
-            self._redis = redis.Redis.from_url(
-                url,
-                socket_timeout=settings.timeout_s,
-                socket_connect_timeout=settings.timeout_s,
-                retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
-                retry_on_error=list(TRANSIENT),
-            )
-        except ValueError as error:
-            raise StoreError(f"redis.url: expected redis://HOST:PORT/DB: {error}") from error
+        self._redis = client_of(settings, url)
         script = files(__package__).joinpath("append.lua").read_text()
         self._append = self._redis.register_script(script)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -10,16 +11,18 @@ CHUNK: Final = 65_536
 
 
 class Proxy:
-    """Forwards connections at `port` to `target_port`, in a thread of its own."""
+    """Forwards connections at `port` to `target_port`, in a thread of its own. With `tls` it
+    demands TLS of its clients, and speaks plainly to what is behind it."""
 
-    def __init__(self, target_port: int, *, port: int = 0) -> None:
+    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target_port = target_port
+        self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
         self._delay_s = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.port = self._on_loop(self._open(port))
+        self.port = self._on_loop(self._open())
 
     def cut(self) -> None:
         """End every connection at once; new ones are taken."""
@@ -60,10 +63,10 @@ class Proxy:
     async def _change(self, change: Callable[[], None]) -> None:
         change()
 
-    async def _open(self, port: int) -> int:
+    async def _open(self) -> int:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _shut(self) -> None:

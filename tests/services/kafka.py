@@ -81,10 +81,17 @@ class Listener(NamedTuple):
 class Kafka:
     """One broker, at `bootstrap`; its data outlive a stop or a kill and go when it is closed.
 
-    `listeners` come beside the plain one; `more` are further lines of its properties.
+    `listeners` come beside the plain one; `more` are further lines of its properties; `users` are
+    SCRAM credentials in the words of the tool that formats the storage.
     """
 
-    def __init__(self, *, listeners: Sequence[Listener] = (), more: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        listeners: Sequence[Listener] = (),
+        more: str = "",
+        users: Sequence[str] = (),
+    ) -> None:
         if shutil.which("java") is None:
             unavailable("no Java (java) to run Apache Kafka: install 17 or later")
         self._java = ["java", *JVM, "-cp", f"{jars()}/*"]
@@ -107,6 +114,8 @@ class Kafka:
         # The tool takes a leading dash for an option.
         cluster = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)]
+        for user in users:
+            tool += ["--add-scram", user]
         subprocess.run([*self._java, *tool], check=True, capture_output=True)
         self.start()
 

@@ -14,20 +14,21 @@ READY_TIMEOUT_S: Final = 10.0
 
 
 class Valkey:
-    """One store, at `url`, with `options` in the words of its command line. It saves nothing by
-    itself; what SAVE wrote is read by the next start, where it is still there."""
+    """One store, at `url`, with `options` in the words of its command line; `user` and `password`
+    ask it whether it answers. It saves nothing by itself; what SAVE wrote is read by the next
+    start, where it is still there."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, user: str | None = None, password: str | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="kronos-valkey-")
         self.folder = Path(self._folder.name)
         self._options = options
+        self._client: dict[str, str | None] = {"username": user, "password": password}
         (self.port,) = free_ports(1)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
-    def start(self, client: redis.Redis | None = None) -> None:
-        """Start, or start again at the same address; returns when it answers (`client` asks,
-        where asking takes more than the address)."""
+    def start(self) -> None:
+        """Start, or start again at the same address; returns when it answers."""
         command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"]
         fixed = ["--save", "", "--appendonly", "no", "--dir", str(self.folder)]
         with (self.folder / "server.log").open("ab") as output:
@@ -35,7 +36,7 @@ class Valkey:
                 [*command, *fixed, *self._options], cwd=self.folder, output=output
             )
         deadline = time.monotonic() + READY_TIMEOUT_S
-        with client or redis.Redis.from_url(self.url) as asked:
+        with redis.Redis.from_url(self.url, **self._client) as asked:
             while True:
                 try:
                     asked.ping()
