@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from . import telemetry
 from .bars.calendar import Calendar, calendar_of
 from .bars.service import BarsService
 from .bars.tables import read_bars
@@ -30,6 +31,7 @@ from .feeds.service import FeedService
 from .forecasts.service import ForecastService, check_message_size
 from .kafka import Broker
 from .settings import Settings
+from .watchdog import Watchdog
 from .wire.ids import digest
 from .wire.intervals import INTERVAL_MS
 from .wire.messages import Bar, ForecastSpec
@@ -41,6 +43,7 @@ FORCED: Final = 130
 """Exit status after a second Ctrl-C."""
 DEFAULT_LOOKBACK: Final = 400
 PATIENCE_S: Final = 10.0
+BEAT_S: Final = 1.0
 
 
 async def run(
@@ -94,6 +97,20 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
         def begin(name: str, work: Coroutine[Any, Any, None]) -> None:
             tasks[name] = asyncio.create_task(work, name=name)
 
+        def guard(name: str, service: BarsService | ForecastService, topic: str) -> None:
+            """Its watchdog, and its say on whether this process is ready."""
+            telemetry.HEALTH.watch(name, service.trouble)
+            if settings.kafka.watchdog_s:
+                dog = Watchdog(
+                    name,
+                    service,
+                    functools.partial(broker.end_offsets, topic),
+                    bites_after_s=settings.kafka.watchdog_s,
+                )
+                telemetry.HEALTH.watch(f"broker of {name}", dog.trouble)
+                begin(f"watchdog of {name}", dog.run())
+
+        begin("beat", _beat())
         if "bars" in stages:
             bars_service = BarsService(
                 settings,
@@ -103,8 +120,10 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
                 on_late=console.on_late,
             )
             begin("bars", bars_service.run())
+            guard("bars", bars_service, broker.topics.ticks)
         if "forecast" in stages:
             begin("forecast", forecast_service.run())
+            guard("forecast", forecast_service, broker.topics.bars)
             await _first(tasks, forecast_service.ready.wait())
         if "bars" in stages:
             await _first(tasks, bars_service.ready.wait())
@@ -118,6 +137,7 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
                 bars_limit=bars,
                 backpressure=backpressure,
             )
+            telemetry.HEALTH.watch("feed", lambda: None)
             begin("feed", feed.run())
             await _first(tasks, asyncio.shield(tasks["feed"]))
             del tasks["feed"]
@@ -166,6 +186,7 @@ async def _forecast_service(
         stack.callback(server.close)
         url = server.url
     engine = EngineClient(settings.model)
+    telemetry.HEALTH.watch("engine", engine.trouble)
     stack.push_async_callback(engine.close)
     hello = await engine.start()
     spec = resolve_spec(settings, hello.max_context, settings.bars.calendar)
@@ -249,9 +270,18 @@ async def _first(tasks: dict[str, asyncio.Task[None]], goal: Any) -> None:
         waiting.cancel()
 
 
+async def _beat() -> None:
+    """Says that the event loop has its turns."""
+    while True:
+        telemetry.HEALTH.beat()
+        await asyncio.sleep(BEAT_S)
+
+
 async def _stop(tasks: dict[str, asyncio.Task[None]]) -> None:
-    """In the order of the flow: what is on its way is still taken by the next stage."""
-    for name in ("feed", "bars", "forecast"):
+    """In the order of the flow: what is on its way is still taken by the next stage. Whatever
+    watches them goes last."""
+    stages = ("feed", "bars", "forecast")
+    for name in (*stages, *(name for name in tasks if name not in stages)):
         task = tasks.get(name)
         if task is not None and not task.done():
             task.cancel()

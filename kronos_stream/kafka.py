@@ -38,6 +38,7 @@ from aiokafka.errors import (
 from .errors import BrokerError
 from .kafka_security import credentials
 from .settings import KafkaSettings
+from .telemetry import ASSIGNMENTS_LOST, PRODUCERS_REPLACED
 from .wire.topics import Commit, Record, Topics, TopicSpec
 
 __all__ = ["Broker", "Commit", "Publisher", "Record", "Subscription", "Topics"]
@@ -471,6 +472,7 @@ class Publisher:
         async with self._renewing:
             if not self._broken:
                 return
+            PRODUCERS_REPLACED.inc()
             log.warning("producer_replaced", error=repr(self._failed))
             await self.close()
             await self.start()
@@ -594,6 +596,11 @@ class Subscription:
                 async with asyncio.timeout(max_wait_s):
                     await self._wake.wait()
 
+    @property
+    def assigned(self) -> bool:
+        """Whether this member has its share, and no rebalance is under way."""
+        return self._assigned is not None and not self._changed and not self._evicted
+
     def take_assignment(self) -> frozenset[int] | None:
         """The whole new assignment after any rebalance since the last call; None: unchanged, or
         the rebalance is not finished (go on polling). What was in flight for the old is void."""
@@ -675,6 +682,7 @@ class Subscription:
     def _lose(self, why: str) -> None:
         if self._instance_id is not None:
             self._evicted = f"static member {self._instance_id}: {why}"
+        ASSIGNMENTS_LOST.inc()
         log.warning("assignment_lost", group=self._group, reason=why)
         self._changed = True
         self._sought.clear()

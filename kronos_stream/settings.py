@@ -55,6 +55,8 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     heartbeat_ms: Positive = 3_000
     rebalance_timeout_ms: Positive = 60_000
     request_timeout_ms: Positive = 40_000
+    watchdog_s: Annotated[float, Meta(ge=0)] = 120.0
+    """A process whose position stands still for so long while its topic moves ends; 0: never."""
     max_message_bytes: Positive = 1_000_000
     """The broker's message.max.bytes, which a forecast record must not exceed."""
     security: Literal["plaintext", "tls", "sasl", "sasl_tls"] = "plaintext"
@@ -244,7 +246,7 @@ class TelemetrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
-    """Prometheus metrics on this port; 0: none."""
+    """/metrics (Prometheus), /healthz and /readyz on this port; 0: none."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

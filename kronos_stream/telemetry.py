@@ -9,16 +9,22 @@ import sys
 from typing import Final, TextIO, cast
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from .errors import SettingsError
+from .health import Health, HealthServer
 from .settings import TelemetrySettings
 
 TICKS: Final = Counter("kronos_ticks_total", "Ticks read", ["outcome"])
-"""outcome: accepted, duplicate, id_reset, late, unlisted."""
+"""outcome: accepted, duplicate, id_reset, late, unlisted, outside_session."""
 REJECTED: Final = Counter("kronos_rejected_total", "Messages rejected", ["stage", "reason"])
 BARS: Final = Counter("kronos_bars_total", "Bars published", ["kind"])
 """kind: traded, synthetic, history."""
+FOLD_EVENTS: Final = Counter("kronos_bars_events_total", "What befell bars or symbols", ["event"])
+"""event: dropped_partial, symbol_silent."""
+LETTERS_SUPPRESSED: Final = Counter(
+    "kronos_letters_suppressed_total", "Rejected and late records above the rate: only counted"
+)
 CONTEXT: Final = Counter("kronos_context_appends_total", "Bars appended to contexts", ["status"])
 """status: applied, duplicate, conflict, hole, history."""
 REFILLS: Final = Counter("kronos_context_refills_total", "Contexts rebuilt from the bars topic")
@@ -33,6 +39,25 @@ HISTORY_CLASHES: Final = Counter(
 NUMERIC_VARIANTS: Final = Counter(
     "kronos_numeric_variants_total", "Repeated forecasts whose values differ"
 )
+PRODUCERS_REPLACED: Final = Counter(
+    "kronos_producers_replaced_total", "Kafka producers replaced after a failed batch"
+)
+ASSIGNMENTS: Final = Counter("kronos_assignments_total", "Assignments taken", ["stage"])
+ASSIGNMENTS_LOST: Final = Counter(
+    "kronos_assignments_lost_total", "Memberships lost to a stall or another process"
+)
+STORE_WAITS: Final = Counter(
+    "kronos_store_waits_total", "Calls to the store that failed and are tried again"
+)
+LAG: Final = Gauge("kronos_lag_records", "Records of the topic not yet dealt with", ["stage"])
+EVENT_LAG: Final = Gauge(
+    "kronos_event_time_lag_seconds",
+    "Event time that the stage is behind what its log shows",
+    ["stage", "partition"],
+)
+"""bars: the broker's time of the last record read, less the watermark. forecast: close time of the
+newest bar read, less that of the oldest bar without its forecast; 0 where all have theirs."""
+UNFINISHED: Final = Gauge("kronos_forecasts_unfinished", "Bars read whose forecast is not yet out")
 WATERMARK: Final = Gauge("kronos_watermark_ms", "Event time reached", ["partition"])
 LATENCY: Final = Histogram(
     "kronos_forecast_latency_seconds",
@@ -41,6 +66,10 @@ LATENCY: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
 )
 """stage: queue, engine, publish, total."""
+
+
+HEALTH: Final = Health()
+"""What this process says of itself on /healthz and /readyz."""
 
 
 class _StandardError:
@@ -82,7 +111,7 @@ def configure(settings: TelemetrySettings) -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if settings.metrics_port:
         try:
-            start_http_server(settings.metrics_port)
+            HealthServer(HEALTH, settings.metrics_port)
         except OSError as error:
             raise SettingsError(
                 f"telemetry.metrics_port: expected a free port, {settings.metrics_port} cannot be "

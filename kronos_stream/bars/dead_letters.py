@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
+from .. import telemetry
 from ..kafka import Publisher, Record
 from ..wire.codecs import SCHEMA_HEADER, WIRE_HEADER, Headers
 
@@ -61,6 +62,7 @@ class DeadLetters:
         self._filled_at = now
         if self._room < 1:
             self.suppressed += 1
+            telemetry.LETTERS_SUPPRESSED.inc()
             return False
         self._room -= 1
         value, headers = letter(record, reason, detail)

@@ -36,6 +36,7 @@ POLL_MS: Final = 100
 COMMIT_EVERY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.0
 OUTCOMES: Final = ("accepted", "duplicate", "id_reset", "late", "unlisted", "outside_session")
+EVENTS: Final = ("dropped_partial", "symbol_silent")
 OWNERS_MARKER: Final = ("written_by", b"owner")
 """A header of the markers that this stage writes."""
 BATCH: Final = 8192
@@ -85,6 +86,10 @@ class _Partition:
             news = self.fold.counters[outcome] - self._counted[outcome]
             if news:
                 telemetry.TICKS.labels(outcome).inc(news)
+        for event in EVENTS:
+            telemetry.FOLD_EVENTS.labels(event).inc(
+                self.fold.counters[event] - self._counted[event]
+            )
         self._counted = self.fold.counters.copy()
         if self.fold.watermark is not None:
             telemetry.WATERMARK.labels(str(self.number)).set(self.fold.watermark)
@@ -151,6 +156,21 @@ class BarsService:
         finally:
             await asyncio.gather(self._subscription.stop(), self._publisher.close())
 
+    @property
+    def waits_for(self) -> str | None:
+        """Nothing: whatever is read is folded at once."""
+        return None
+
+    def positions(self) -> dict[int, int]:
+        """The next offset to be folded, by owned partition."""
+        return {n: p.next_offset for n, p in self._partitions.items()}
+
+    def trouble(self) -> str | None:
+        """For /readyz."""
+        if not self.ready.is_set() or not self._subscription.assigned:
+            return "no assignment yet"
+        return None
+
     async def _turn(self) -> None:
         assignment = self._subscription.take_assignment()
         if assignment is not None:
@@ -167,6 +187,7 @@ class BarsService:
         """Begin where the group's commits say. A partition that comes back keeps its fold: it is a
         pure function of the records, whoever else read them meanwhile."""
         log.info("bars_assigned", partitions=sorted(assignment))
+        telemetry.ASSIGNMENTS.labels("bars").inc()
         self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
         new = sorted(assignment - set(self._partitions))
         ticks = self._broker.topics.ticks
@@ -224,6 +245,9 @@ class BarsService:
         if self._backpressure is not None:
             self._backpressure.consumed("ticks", sum(len(r.value) for r in records))
         partition.count()
+        if partition.fold.watermark is not None:
+            behind_ms = max(0, records[-1].timestamp - partition.fold.watermark)
+            telemetry.EVENT_LAG.labels("bars", str(partition.number)).set(behind_ms / 1000)
 
     async def _emit(self, partition: _Partition, record: Record, outputs: list[Output]) -> bool:
         """Publish; False: the partition is no longer ours, so nothing was."""

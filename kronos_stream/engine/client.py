@@ -65,12 +65,27 @@ class EngineClient:
         self._turn = asyncio.Lock()
         self._answers = msgspec.msgpack.Decoder(Answer)
         self._closed = False
+        self._asked = False
+        """Whether an answer is under way."""
+        self._serves = False
         self.hello: EngineHello | None = None
 
     @property
     def pid(self) -> int | None:
         """Process id of the engine, None where none runs."""
         return self._process.pid if self._process is not None else None
+
+    def trouble(self) -> str | None:
+        """For /readyz, from any thread: no engine process that could answer just now."""
+        pipe = self._pipe
+        if not self._serves or pipe is None:
+            return "is being started"
+        try:
+            # Unasked, it says nothing: what can be read is the end of the pipe.
+            died = not self._asked and pipe.poll(0) and not self._asked
+        except (OSError, EOFError):
+            died = True
+        return "has died" if died else None
 
     async def start(self) -> EngineHello:
         """Starts the process and loads the model; EngineError where it can never work."""
@@ -84,6 +99,7 @@ class EngineClient:
             answer = await self._ask(Configure(spec=spec), START_TIMEOUT_S)
             assert isinstance(answer, Hello)
             self.hello = answer.hello
+            self._serves = True
             return answer.hello
 
     async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
@@ -132,6 +148,7 @@ class EngineClient:
         await self._spawn()
         if self._spec is not None:
             await self._ask(Configure(spec=self._spec), START_TIMEOUT_S)
+            self._serves = True
 
     async def _spawn(self) -> EngineHello:
         # The import runs torch's in the child alone: spawn pickles the function by its name.
@@ -150,14 +167,19 @@ class EngineClient:
         pipe = self._pipe
         if pipe is None:
             raise EngineError("the engine is not started")
-        await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
-        await _readable(pipe, timeout_s)
-        answer: Answer = self._answers.decode(await asyncio.to_thread(pipe.recv_bytes))
+        self._asked = True
+        try:
+            await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
+            await _readable(pipe, timeout_s)
+            answer: Answer = self._answers.decode(await asyncio.to_thread(pipe.recv_bytes))
+        finally:
+            self._asked = False
         if isinstance(answer, Refused):
             raise EngineError(answer.error)
         return answer
 
     async def _kill(self) -> None:
+        self._serves = False
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
         if pipe is not None:

@@ -74,12 +74,19 @@ class _Partition:
 
     def __init__(self, next_offset: int) -> None:
         self.next_offset = next_offset
-        self.unfinished: OrderedDict[int, None] = OrderedDict()
+        self.unfinished: OrderedDict[int, int] = OrderedDict()
+        """Open time of their bars by offset."""
+        self.newest = 0
+        """Open time of the newest bar read."""
         self.committed: int | None = None
 
     def position(self) -> int:
         """The lowest unfinished offset."""
         return next(iter(self.unfinished), self.next_offset)
+
+    def behind_s(self) -> float:
+        """Event time between the newest bar read and the oldest whose forecast is not out."""
+        return (self.newest - next(iter(self.unfinished.values()), self.newest)) / 1000
 
 
 def check_message_size(settings: Settings, spec: ForecastSpec) -> None:
@@ -149,6 +156,8 @@ class ForecastService:
         self._to_warm: dict[str, tuple[Bar, int]] = {}
         """Last history bar, with its offset, of the symbols that have closed none yet."""
         self._said_short: set[str] = set()
+        self._store_away: str | None = None
+        """What the store said last, if it was an error."""
         self._arrived = asyncio.Event()
         self._committed_at = monotonic()
         self.ready = asyncio.Event()
@@ -182,6 +191,27 @@ class ForecastService:
             await self._subscription.stop()
             await self._publisher.close()
 
+    @property
+    def waits_for(self) -> str | None:
+        """Why the position may stand still."""
+        if self._store_away is not None:
+            return f"the store: {self._store_away}"
+        if any(p.unfinished for p in self._partitions.values()):
+            return "forecasts under way"
+        return None
+
+    def positions(self) -> dict[int, int]:
+        """The next offset to be read, by owned partition."""
+        return {n: p.next_offset for n, p in self._partitions.items()}
+
+    def trouble(self) -> str | None:
+        """For /readyz."""
+        if not self.ready.is_set() or not self._subscription.assigned:
+            return "no assignment yet"
+        if self._store_away is not None:
+            return f"the store does not answer: {self._store_away}"
+        return None
+
     async def _read(self) -> None:
         """Appends every bar, in order, whatever becomes of its forecast."""
         while True:
@@ -199,6 +229,7 @@ class ForecastService:
 
     async def _assign(self, assignment: frozenset[int]) -> None:
         log.info("forecasts_assigned", partitions=sorted(assignment))
+        telemetry.ASSIGNMENTS.labels("forecast").inc()
         bars = self._broker.topics.bars
         self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
         self._home = {s: n for s, n in self._home.items() if n in assignment}
@@ -277,8 +308,12 @@ class ForecastService:
         """The store may be away: the position is not committed, so waiting loses nothing."""
         while True:
             try:
-                return await call(*args)
+                answer = await call(*args)
+                self._store_away = None
+                return answer
             except (RedisError, OSError) as error:
+                self._store_away = str(error)
+                telemetry.STORE_WAITS.inc()
                 log.warning("store_unavailable", error=str(error))
                 await asyncio.sleep(STORE_PAUSE_S)
 
@@ -296,7 +331,10 @@ class ForecastService:
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
             await self._skip(due, bar, "too_many_missing_bars", detail)
         else:
-            self._partitions[record.partition].unfinished[record.offset] = None
+            partition = self._partitions[record.partition]
+            partition.unfinished[record.offset] = bar.open_time
+            partition.newest = max(partition.newest, bar.open_time)
+            self._measure(record.partition, partition)
             self._gate.add(bar.symbol, _Item(due, bar, record, read_ms), read_ms)
             self._arrived.set()
 
@@ -435,8 +473,13 @@ class ForecastService:
 
     def _finish(self, item: _Item) -> None:
         partition = self._partitions.get(item.record.partition)
-        if partition is not None and partition.unfinished.pop(item.record.offset, 0) is None:
+        if partition is not None and partition.unfinished.pop(item.record.offset, None) is not None:
+            self._measure(item.record.partition, partition)
             self._finished_one()
+
+    def _measure(self, number: int, partition: _Partition) -> None:
+        telemetry.EVENT_LAG.labels("forecast", str(number)).set(partition.behind_s())
+        telemetry.UNFINISHED.set(sum(len(p.unfinished) for p in self._partitions.values()))
 
     def _finished_one(self) -> None:
         if self._backpressure is not None:

@@ -18,13 +18,17 @@ KINDS: Final = ("kill", "hang", "oom")
 def serve(pipe: Connection) -> None:
     """As `kronos_stream.engine.client._serve`."""
     from kronos_stream.engine import worker
-    from kronos_stream.engine.messages import Answer, Order
+    from kronos_stream.engine.messages import Answer, Forecasts, Order
 
     class Faulty(worker.Worker):
         def answer(self, order: Order) -> Answer:
-            kind = _wanted()
-            if kind is not None:
-                _befall(self, kind, order)
+            if isinstance(order, Forecasts) and order.requests and not order.prepare:
+                kind = _wanted()
+                if kind is not None:
+                    # Half of the batch is made, and lost.
+                    half = order.requests[: len(order.requests) // 2]
+                    super().answer(Forecasts(requests=half))
+                    _befall(kind)
             return super().answer(order)
 
     worker.Worker = Faulty  # type: ignore[misc]
@@ -41,17 +45,9 @@ def _wanted() -> str | None:
     return kind
 
 
-def _befall(worker: object, kind: str, order: object) -> None:
+def _befall(kind: str) -> None:
     import torch
 
-    from kronos_stream.engine.messages import Forecasts
-    from kronos_stream.engine.worker import Worker
-
-    if isinstance(order, Forecasts) and order.requests:
-        # Half of the batch is made, and lost.
-        half = Forecasts(requests=order.requests[: len(order.requests) // 2], prepare=order.prepare)
-        super(type(worker), worker).answer(half)  # type: ignore[misc]
-    assert isinstance(worker, Worker)
     if kind == "kill":
         os._exit(9)
     if kind == "hang":

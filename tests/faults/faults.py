@@ -138,7 +138,10 @@ class Injector:
 
     def _engine(self, member: Member, kind: str) -> None:
         """Befalls the next batch, however long it is until that."""
-        member.engine_file.write_text(kind)
+        self._until(member.assigned, "the member has its assignment")
+        written = member.engine_file.with_suffix(".new")
+        written.write_text(kind)
+        written.rename(member.engine_file)
         self._until(lambda: not member.engine_file.exists(), f"{kind} befalls a batch")
         if kind == "kill":
             self._report.killed["engine"] += 1
