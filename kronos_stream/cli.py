@@ -7,8 +7,9 @@ by the command that needs it, so that `--help` answers at once.
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -238,6 +239,35 @@ def topics(loaded: Loaded, create: bool) -> int:
     for line in described_topics(loaded.settings):
         click.echo(line)
     return 0
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["bars", "forecasts"]))
+@settings_of(flags.STAGE, flags.SERVICE[:1])
+@click.option("--from", "since", metavar="TIME", help="UTC: 2025-01-31, 2025-01-31T09:30, or ms.")
+@click.option("--yes", is_flag=True, help="Do it; else it only says what it would do.")
+def reset(loaded: Loaded, what: Literal["bars", "forecasts"], since: str | None, yes: bool) -> int:
+    """Forget bars (and their forecasts) or forecasts from a time on, to be made again."""
+    settings = _on_kafka(loaded)
+    _configure(settings)
+    from .reset import reset as forget
+
+    say = (lambda line: click.echo(line)) if yes else (lambda line: click.echo(f"would: {line}"))
+    _complete(forget(settings, what, _time(since), do=yes, say=say))
+    return 0
+
+
+def _time(text: str | None) -> int:
+    """Milliseconds, UTC."""
+    if text is not None and text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        when = datetime.fromisoformat(text or "")
+    except ValueError:
+        raise SettingsError(
+            f"--from: expected a time such as 2025-01-31T09:30 (UTC) or milliseconds, got {text!r}"
+        ) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _serve(

@@ -309,6 +309,43 @@ class Broker:
             for tp in tps
         }
 
+    async def groups(self, prefix: str) -> dict[str, int]:
+        """The consumer groups whose names begin so, and how many members each has."""
+        admin = self._connected()
+        listed = await _retried(admin.list_consumer_groups, "listing groups")
+        names = sorted(group[0] for group in listed if group[0].startswith(prefix))
+        if not names:
+            return {}
+        responses = await _retried(
+            lambda: admin.describe_consumer_groups(names), f"groups {', '.join(names)}"
+        )
+        described = [group for response in responses for group in response.groups]
+        return {group[1]: len(group[5]) for group in described}
+
+    async def move(self, group: str, topic: str, commits: Mapping[int, Commit]) -> None:
+        """Set the positions of a group that has no members."""
+        consumer = self._consumer(group_id=group)
+        try:
+            await consumer.start()
+            consumer.assign(_tps(topic, commits))
+            await consumer.commit({TopicPartition(topic, p): tuple(c) for p, c in commits.items()})
+        except KafkaError as error:
+            raise BrokerError(f"moving group {group}: {error!r}") from error
+        finally:
+            await _closed(consumer.stop, consumer._client)
+
+    async def recreate(self, topic: str) -> None:
+        """Delete one of our topics and create it anew, empty."""
+        admin = self._connected()
+        await _retried(lambda: admin.delete_topics([topic]), f"deleting {topic}")
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while topic in await self._sizes():
+            if time.monotonic() > deadline:
+                raise BrokerError(f"{topic} is still there {READY_TIMEOUT_S:g} s after its end")
+            await asyncio.sleep(RETRY_S)
+        self._partitions.pop(topic, None)
+        await self.ensure_topics()
+
     def publisher(self, *, linger_ms: int = 1) -> "Publisher":
         """A new publisher; its owner starts and closes it."""
 
