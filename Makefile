@@ -8,10 +8,10 @@ PYTEST_ARGS ?=
 
 SEED ?= 1
 
-.PHONY: help install run test chaos fuzz lint format bench clean
+.PHONY: help install run test chaos soak fuzz lint format bench clean
 
 help:
-	@echo "make install | run | test | chaos | fuzz | lint | format | bench | clean"
+	@echo "make install | run | test | chaos | soak | fuzz | lint | format | bench | clean"
 
 install: $(STAMP)
 
@@ -35,6 +35,9 @@ test: $(VENV)/.installed-dev
 # make chaos SEED=2; make chaos BREAK=no-guard must report what is broken.
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.faults --seed $(SEED) $(if $(BREAK),--break $(BREAK))
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults.soak --minutes 60 --plot docs/soak.svg
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.faults.fuzzer --count 1000000 --seed $(SEED)

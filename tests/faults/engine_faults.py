@@ -6,12 +6,15 @@ before each batch looks whether a fault is wanted.
 
 import os
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "FAULTS_ENGINE_FILE"
 """Names the file; its content is one of KINDS. Whoever acts on it removes it."""
+SLOWER_VARIABLE: Final = "FAULTS_SLOWER"
+"""How many times as long as it needs each batch takes."""
 KINDS: Final = ("kill", "hang", "oom")
 
 
@@ -29,7 +32,12 @@ def serve(pipe: Connection) -> None:
                     half = order.requests[: len(order.requests) // 2]
                     super().answer(Forecasts(requests=half))
                     _befall(kind)
-            return super().answer(order)
+            began = time.monotonic()
+            answer = super().answer(order)
+            slower = float(os.environ.get(SLOWER_VARIABLE, "1"))
+            if isinstance(order, Forecasts):
+                time.sleep((slower - 1) * (time.monotonic() - began))
+            return answer
 
     worker.Worker = Faulty  # type: ignore[misc]
     worker.main(pipe)
