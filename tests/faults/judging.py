@@ -125,13 +125,12 @@ def _sample(
         if stage == "forecast"
     )
     chosen: set[tuple[str, int]] = set()
-    for fault, ended in report.resumed:
+    for fault, began, ended in report.spans:
         if fault.startswith("bars"):
             continue
         first: dict[int, tuple[str, int]] = {}
-        pause = report.longest[fault]
         for at, symbol, opened in arrivals:
-            if ended - pause < at <= ended:
+            if began < at <= ended:
                 first.setdefault(home(symbol), (symbol, opened))
         chosen |= set(first.values())
     rng = random.Random(f"sample/{report.seed}")
@@ -140,11 +139,20 @@ def _sample(
 
 
 def _excess(report: Report, plan: Plan, observer: Observer) -> float:
-    """How much longer than the restart itself a symbol's records stayed away at worst, beyond the
-    time between two closes."""
+    """How much longer than the restart itself and SLACK_S a symbol's records stayed away at worst,
+    beyond the time between two closes. Restarts that another fault of what the stage needs
+    overlapped say nothing about themselves."""
     closes_s = INTERVAL_MS["1m"] / 1000 / plan.speed
     excess = 0.0
     for stage, began, assigned in report.restarts:
+        others = [
+            fault
+            for fault, since, until in report.spans
+            if since < assigned and until > began and fault != f"{stage}_term"
+            if stage == "forecast" or not fault.startswith(("redis", "forecast", "engine"))
+        ]
+        if others:
+            continue
         by_symbol: dict[str, list[float]] = {}
         for (of, symbol, _), at in observer.arrivals.items():
             if of == stage:

@@ -28,8 +28,8 @@ class Report:
         self.exits: Counter[int] = Counter()
         self.longest: dict[str, float] = {}
         """The longest time from a fault to the next record of every partition, by kind."""
-        self.resumed: list[tuple[str, float]] = []
-        """When which kind of fault was over, in monotonic seconds."""
+        self.spans: list[tuple[str, float, float]] = []
+        """Of each fault: its kind, when it began, when all partitions had published again."""
         self.restarts: list[tuple[str, float, float]] = []
         """Of each rolling restart: stage, SIGTERM, assignment of the new process."""
         self.excess_s = 0.0
@@ -58,7 +58,7 @@ class Report:
         """A fault is over: all partitions have published again."""
         with self._lock:
             self.longest[fault] = max(self.longest.get(fault, 0.0), ended - began)
-            self.resumed.append((fault, ended))
+            self.spans.append((fault, began, ended))
 
     def of_process(self) -> int:
         """Faults of kinds 1 to 3: all but those of the input."""

@@ -31,7 +31,9 @@ class FakeEngine:
     async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
         self._step("engine")
         self.batches.append([r.symbol for r in requests])
-        return [self._reply(r) for r in requests]
+        replies = [self._reply(r) for r in requests]
+        self._step("engine_done")
+        return replies
 
     async def prepare(self, requests: Sequence[EngineRequest]) -> None:
         self.prepared += [r.symbol for r in requests]

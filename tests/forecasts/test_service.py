@@ -71,6 +71,16 @@ def append(cluster: FakeCluster, topic: str, one: Bar, partition: int = 0) -> No
     cluster.append(topic, value, partition=partition, timestamp=one.open_time, headers=headers)
 
 
+class MortalContexts(Contexts):
+    """The process may also die before and after each append."""
+
+    async def append(self, bar: Bar, partition: int, offset: int) -> Window | None:
+        self._broker.step("append")  # type: ignore[attr-defined]
+        window = await super().append(bar, partition, offset)
+        self._broker.step("append_done")  # type: ignore[attr-defined]
+        return window
+
+
 @contextlib.asynccontextmanager
 async def service_of(
     broker: FakeBroker,
@@ -89,7 +99,7 @@ async def service_of(
         yield ForecastService(
             settings,
             broker,  # type: ignore[arg-type]
-            Contexts(store, broker, want=bars_needed(spec), keep=keep),  # type: ignore[arg-type]
+            MortalContexts(store, broker, want=bars_needed(spec), keep=keep),  # type: ignore[arg-type]
             engine or FakeEngine(spec, broker.step),
             HELLO,
             group=GROUP,
@@ -177,7 +187,7 @@ async def test_every_due_bar_is_forecast_and_committed(redis_url: str, topic_pre
 
 async def test_dies_at_every_step_and_loses_nothing(redis_url: str, topic_prefix: str) -> None:
     crashes = 0
-    for crash_at in range(0, 200):
+    for crash_at in range(0, 400):
         cluster = FakeCluster(partitions=2)
         written = topic_of(cluster)
         from_the_beginning(cluster)
