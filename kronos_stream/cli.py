@@ -167,6 +167,9 @@ def forecast(
         raise SettingsError("--symbol: expected the symbol to forecast, with --bars FILE")
     _check_model(loaded.settings)
     bars, out = _existing("--bars", bars), _out(out)
+    from .engine.environment import set_defaults
+
+    set_defaults()
     from .forecasts.offline import forecast_file
 
     forecast_file(bars, symbol, loaded.settings, out)

@@ -1,19 +1,20 @@
 """Fixtures that every test may use."""
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 
+from kronos_stream.engine.environment import set_defaults
+
 from .services.plugin import kafka_bootstrap, redis_url, topic_prefix
 
 __all__ = ["kafka_bootstrap", "redis_url", "shared", "topic_prefix"]
 
-# As in the engine's process; OpenMP reads it when torch is imported, which no test has done yet.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# As in the engine's process; no test has imported torch yet.
+set_defaults()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

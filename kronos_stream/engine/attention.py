@@ -89,12 +89,13 @@ def with_suffix(prefix: Part, q: Tensor, keys: Tensor, values: Tensor) -> Tensor
     """The prefix part and each row's own keys and values (R, K, S, D) under one softmax
     → (R, H, D). The prefix enters the softmax as one more key, whose logit is its lse."""
     r, h, d = q.shape
-    k = keys.shape[1]
-    grouped = (q * d**-0.5).view(r, k, h // k, d)
-    own = torch.matmul(grouped, keys.transpose(2, 3)).view(r, h, -1)
+    k, steps = keys.shape[1:3]
+    grouped = (q * d**-0.5).view(r * k, h // k, d)
+    # Rows and heads of a suffix lie at one distance from each other: both views copy nothing.
+    own = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(r, h, steps)
     weights = torch.cat((prefix.lse[..., None], own.float()), dim=-1).softmax(-1).to(q.dtype)
-    of_own = torch.matmul(weights[..., 1:].view(r, k, h // k, -1), values).view(r, h, d)
-    return of_own.addcmul_(prefix.out, weights[..., :1])
+    of_own = torch.bmm(weights[..., 1:].view(r * k, h // k, steps), values.flatten(0, 1))
+    return of_own.view(r, h, d).addcmul_(prefix.out, weights[..., :1])
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:

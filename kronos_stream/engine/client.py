@@ -20,6 +20,7 @@ from ..errors import EngineError
 from ..settings import ModelSettings
 from ..telemetry import CACHE, ENGINE_RESTARTS
 from ..wire.messages import ForecastSpec
+from .environment import set_defaults
 from .messages import (
     Answer,
     Configure,
@@ -207,12 +208,7 @@ async def _readable(pipe: Connection, timeout_s: float) -> None:
 
 
 def _serve(pipe: Connection) -> None:
-    # Weights and caches are read from end to end at every step: on pages of 4 KiB each look-up of
-    # an address would miss. torch reads this at its first allocation.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Threads that spin while they wait for each other stand still once something else wants their
-    # core: 70 ms became seconds. OpenMP reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_defaults()
     from .worker import main
 
     main(pipe)

@@ -50,19 +50,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-async def test_threads_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("policy", "spins"), [(None, "50000"), ("ACTIVE", None)])
+async def test_threads_spin_for_a_short_while_only(
+    policy: str | None, spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """OpenMP reads it at torch's import, so it is there when the child imports the worker."""
-    for name in ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE"):
-        monkeypatch.setenv(name, "")  # So that what the call sets is undone.
-        monkeypatch.delenv(name)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE"):
+        monkeypatch.setenv(name, policy or "")  # So that what the call sets is undone.
+        if name != "OMP_WAIT_POLICY" or policy is None:
+            monkeypatch.delenv(name)
     found: list[str | None] = []
     stand_in = ModuleType("worker")
-    stand_in.main = lambda pipe: found.append(os.environ.get("OMP_WAIT_POLICY"))  # type: ignore[attr-defined]
+    stand_in.main = lambda pipe: found.append(os.environ.get("GOMP_SPINCOUNT"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kronos_stream.engine.worker", stand_in)
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs:
         client_module._serve(theirs)
-    assert found == ["PASSIVE"]
+    assert found == [spins]
 
 
 @pytest.mark.usefixtures("one_thread")
