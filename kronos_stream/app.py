@@ -229,8 +229,10 @@ async def _forecast_service(
 
 
 def _scope(settings: Settings, spec: ForecastSpec, hello: EngineHello) -> str:
-    """Two models, or two sets of settings, side by side: each has its own group and contexts."""
-    return digest(hello.model_revision, spec, settings.bars.symbol_calendars, size=4)
+    """Two models, two sets of settings, or two bars topics side by side: each has its own group
+    and contexts."""
+    calendars, topics = settings.bars.symbol_calendars, settings.kafka.topic_prefix
+    return digest(hello.model_revision, spec, calendars, topics, size=4)
 
 
 def _calendar_name(settings: Settings, symbol: str) -> str:
