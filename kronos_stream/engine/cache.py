@@ -129,7 +129,8 @@ class PrefixCache:
         self.model, self.fine = kv(model, nets.model.dtype), kv(fine, nets.model.dtype)
         self.encoder, self.decoder = kv(encoder, torch.float32), kv(decoder, torch.float32)
         self.prefixes = Prefixes(self.model, self.fine, self.decoder)
-        self._free = [Slot(i) for i in reversed(range(self.capacity))]
+        self._made = 0
+        self._free: list[Slot] = []
         self._used: OrderedDict[str, Slot] = OrderedDict()
 
     def __len__(self) -> int:
@@ -158,8 +159,11 @@ class PrefixCache:
             self._free.append(slot)
 
     def _spare(self) -> Slot:
-        if len(self._used) < self.capacity:
+        if self._free:
             return self._free.pop()
+        if len(self._used) < self.capacity:
+            self._made += 1
+            return Slot(self._made - 1)
         _, slot = self._used.popitem(last=False)
         slot.forget()
         return slot

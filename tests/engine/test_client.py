@@ -5,14 +5,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
 import pytest
 import pytest_asyncio
-import torch
 import uvloop
 
 from kronos_stream.engine import client as client_module
@@ -22,6 +21,7 @@ from kronos_stream.errors import EngineError
 from kronos_stream.model.catalog import load_pair
 from kronos_stream.settings import ModelSettings
 from tests.model.peer import bars
+from tests.threads import one_thread
 
 from .requests import request, spec
 
@@ -39,15 +39,6 @@ async def client() -> AsyncIterator[EngineClient]:
     await made.configure(WANTED)
     yield made
     await made.close()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as the client's engine has: equal bits are promised for equal thread counts."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("policy", "spins"), [(None, "50000"), ("ACTIVE", None)])
@@ -69,10 +60,10 @@ async def test_threads_spin_for_a_short_while_only(
     assert found == [spins]
 
 
-@pytest.mark.usefixtures("one_thread")
 async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClient) -> None:
     asked = [request("AAA", bars(120), 100, WANTED)]
-    expected = Engine(*load_pair("builtin"), WANTED).forecast(asked, lambda: 0)
+    with one_thread():
+        expected = Engine(*load_pair("builtin"), WANTED).forecast(asked, lambda: 0)
     first = await client.forecast(asked)
     assert first[0].paths == expected[0].paths
     assert client.hello is not None

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import torch
-
 from kronos_stream.engine.core import Engine
 from kronos_stream.engine.messages import EngineHello
 from kronos_stream.engine.spec import resolve_spec
@@ -15,6 +13,7 @@ from kronos_stream.model.checkpoints import revision_of
 from kronos_stream.settings import BarsSettings, ForecastSettings, Settings
 from kronos_stream.wire.intervals import INTERVAL_MS
 from kronos_stream.wire.topics import Topics
+from tests.threads import one_thread
 
 from .observer import Observer, read_topic
 from .plan import Plan
@@ -52,14 +51,16 @@ def judge(
     judge_bars(verdict, expected, read_topic(world.bootstrap, topics.bars))
     judge_letters(verdict, "late", late, read_topic(world.bootstrap, topics.late))
     judge_letters(verdict, "rejected", rejected, read_topic(world.bootstrap, topics.rejected))
-    judge_forecasts(
-        verdict,
-        expected,
-        read_topic(world.bootstrap, topics.forecasts),
-        read_topic(world.bootstrap, topics.skipped),
-        cold,
-        _sample(report, plan, observer, forecasts, home),
-    )
+    # The members' engines have one.
+    with one_thread():
+        judge_forecasts(
+            verdict,
+            expected,
+            read_topic(world.bootstrap, topics.forecasts),
+            read_topic(world.bootstrap, topics.skipped),
+            cold,
+            _sample(report, plan, observer, forecasts, home),
+        )
     report.excess_s = _excess(report, plan, observer)
 
 
@@ -74,7 +75,6 @@ def settings() -> Settings:
 
 
 def _cold() -> Cold:
-    torch.set_num_threads(1)
     pair = load_pair("builtin", None, revision=None)
     spec = resolve_spec(settings(), pair[0].max_context, "24/7")
     revision = revision_of(*pair)

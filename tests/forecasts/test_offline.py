@@ -32,6 +32,7 @@ from kronos_stream.settings import (
 from kronos_stream.wire.messages import Bar, Forecast
 from tests.engine.requests import tiny_pair
 from tests.samples import STEP_MS, bar
+from tests.threads import one_thread
 
 LOOKBACK = 24
 SMALL = ForecastSettings(lookback=LOOKBACK, horizon=3, paths=4)
@@ -63,10 +64,8 @@ def _series(n: int, scale: float = 1.0, symbol: str = "AAA") -> list[Bar]:
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A model that loads at once; its context is 128 bars, and one thread is enough for it."""
     monkeypatch.setattr(offline, "load_pair", lambda *args, **options: tiny_pair())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture
