@@ -85,16 +85,18 @@ def merged(one: Part, other: Part) -> Tensor:
     return (one.out * weights[..., :1]).addcmul_(other.out, weights[..., 1:])
 
 
-def with_suffix(prefix: Part, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The prefix part and each row's own keys and values (R, K, S, D) under one softmax
-    → (R, H, D). The prefix enters the softmax as one more key, whose logit is its lse."""
+def with_suffix(prefix: Part, q: Tensor, keys: Tensor, values: Tensor, seen: int) -> Tensor:
+    """The prefix part and the first `seen` of each row's own keys and values (R, K, S, D) under
+    one softmax → (R, H, D). The prefix enters the softmax as one more key, whose logit is its
+    lse. What lies behind `seen` must be finite: it is multiplied by 0, because products of whole
+    tensors are faster than those of a part, which is copied first."""
     r, h, d = q.shape
     k, steps = keys.shape[1:3]
     grouped = (q * d**-0.5).view(r * k, h // k, d)
-    # Rows and heads of a suffix lie at one distance from each other: both views copy nothing.
     own = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(r, h, steps)
+    own[..., seen:] = -torch.inf
     weights = torch.cat((prefix.lse[..., None], own.float()), dim=-1).softmax(-1).to(q.dtype)
-    of_own = torch.bmm(weights[..., 1:].view(r * k, h // k, steps), values.flatten(0, 1))
+    of_own = torch.bmm(weights[..., 1:].reshape(r * k, h // k, steps), values.flatten(0, 1))
     return of_own.view(r, h, d).addcmul_(prefix.out, weights[..., :1])
 
 

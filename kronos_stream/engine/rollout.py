@@ -37,7 +37,7 @@ class Suffixes:
         def like(kv: KV) -> tuple[Tensor, Tensor]:
             layers, _, heads, _, width = kv.keys.shape
             shape = (layers, rows, heads, steps, width)
-            return kv.keys.new_empty(shape), kv.keys.new_empty(shape)
+            return kv.keys.new_zeros(shape), kv.keys.new_zeros(shape)
 
         self.model, self.fine = like(prefixes.model), like(prefixes.fine)
 
@@ -63,13 +63,13 @@ def rollout(
     begin = lengths.repeat_interleave(paths)
     hidden = last.repeat_interleave(paths, dim=0)
     ids = torch.empty(2, steps, rows, dtype=torch.long, device=u.device)
-    own_fine = [t[0, :rows] for t in suffixes.fine]
+    fine_keys, fine_values = (t[0, :rows] for t in suffixes.fine)
     for step in range(steps):
         position = begin + step
         coarse = draw(nets.coarse_logits(hidden), u[:, step, 0], sampling)
         q = nets.fine.queries(coarse, position - 1)
         seen = over_prefix(q, prefixes.fine, 0, lanes)
-        attended = with_suffix(seen, q, *(t[:, :, :step] for t in own_fine)) if step else seen.out
+        attended = with_suffix(seen, q, fine_keys, fine_values, step)
         fine = draw(nets.fine.logits(hidden, attended), u[:, step, 1], sampling)
         ids[0, step], ids[1, step] = coarse, fine
         if step == steps - 1:
@@ -78,13 +78,13 @@ def rollout(
         turns = nets.model.turns(position)
         for index, layer in enumerate(nets.model.layers):
             q, k, v = layer.project(x, turns)
-            own = [t[index, :rows] for t in suffixes.model]
-            own[0][:, :, step], own[1][:, :, step] = k, v
+            own_keys, own_values = (t[index, :rows] for t in suffixes.model)
+            own_keys[:, :, step], own_values[:, :, step] = k, v
             seen = over_prefix(q, prefixes.model, index, lanes)
-            attended = with_suffix(seen, q, *(t[:, :, : step + 1] for t in own))
+            attended = with_suffix(seen, q, own_keys, own_values, step + 1)
             x = layer.finish(x, attended)
         hidden = nets.norm(x)
-        own_fine[0][:, :, step], own_fine[1][:, :, step] = nets.fine.keys_values(hidden, position)
+        fine_keys[:, :, step], fine_values[:, :, step] = nets.fine.keys_values(hidden, position)
     z = _decoded(nets, prefixes.decoder, lanes, begin, ids.transpose(1, 2))
     return z.view(symbols, paths, steps, -1)
 
