@@ -41,11 +41,6 @@ class Suffixes:
 
         self.model, self.fine = like(prefixes.model), like(prefixes.fine)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of all of them."""
-        return sum(t.nbytes for pair in (self.model, self.fine) for t in pair)
-
 
 def rollout(
     nets: Networks,
