@@ -97,6 +97,10 @@ class Slot:
         self.pending: Iterator[None] | None = None
         self.tail: list[bytes] = []
 
+    def holds(self, prefix: Prefix) -> bool:
+        """Whether this prefix is there or on its way."""
+        return self.prefix is not None and self.prefix.key == prefix.key
+
 
 class PrefixCache:
     """Slots by symbol, least recently used first; `budget_bytes` bounds their memory, which is

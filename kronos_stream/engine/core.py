@@ -217,7 +217,7 @@ class Engine:
 
     def _complete(self, slot: Slot, plan: Plan) -> Literal["hit", "extend", "miss"]:
         """Brings the slot up to the whole context but its last bar, which is always run anew."""
-        held = slot.prefix is not None and slot.prefix.key == plan.prefix.key
+        held = slot.holds(plan.prefix)
         found: Literal["hit", "extend", "miss"] = "hit" if held else "miss"
         self._begin(slot, plan.prefix)
         if slot.pending is not None:
@@ -255,7 +255,7 @@ class Engine:
 
     def _begin(self, slot: Slot, prefix: Prefix) -> None:
         """Starts the prefix, unless it is there or on its way."""
-        if slot.prefix is not None and slot.prefix.key == prefix.key:
+        if slot.holds(prefix):
             return
         slot.forget()
         slot.prefix = prefix

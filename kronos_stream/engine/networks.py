@@ -167,7 +167,6 @@ class Networks:
         self.model = Stack(model.transformer, length, dtype, device)
         self.encoder = Stack(tokenizer.encoder, length, torch.float32, device)
         self.decoder = Stack(tokenizer.decoder, length, torch.float32, device)
-        self._bits = tokenizer.s1_bits
         self._embed_bars = Linear.of(tokenizer.embed, dtype=torch.float32, device=device)
         self._latents = Linear.of(tokenizer.quant_embed, dtype=torch.float32, device=device)
         self._ids_of_latents = tokenizer.ids_of_latents
@@ -182,12 +181,11 @@ class Networks:
         self.tokens = _token_table(model, dtype, device)
         self.codes = _code_table(tokenizer, device)
         self._time = copy.deepcopy(model.time_emb).to(device)
-        self._dtype = dtype
 
     def times(self, stamps: Tensor) -> Tensor:
         """Time features (T, 5) → embeddings (T, d)."""
         embedded: Tensor = self._time(stamps.to(self.device))
-        return embedded.to(self._dtype)
+        return embedded.to(self.model.dtype)
 
     def latent_input(self, z: Tensor) -> Tensor:
         """Normalised bars (R, 6) → the encoder's input (R, width)."""
