@@ -65,12 +65,14 @@ class BatchFold:
         """
         assert len(records) <= MAX_ROWS
         fold, bars = self._fold, self._fold.config.bars
-        columns = read_columns(
-            records, self._numbers, digits=bars.scale_digits, max_ahead_ms=bars.max_ahead_ms
-        )
+        columns = None
+        if len(records) >= self._least_run:
+            columns = read_columns(
+                records, self._numbers, digits=bars.scale_digits, max_ahead_ms=bars.max_ahead_ms
+            )
         start = 0
         while start < len(records):
-            end = start if columns is None else self._run_end(columns, start)
+            end = len(records) if columns is None else self._run_end(columns, start)
             if columns is not None and end - start >= self._least_run:
                 for row, late in self._add(records, columns, start, end):
                     yield records[row], [late]

@@ -3,7 +3,7 @@
 -- KEYS[1]  sorted set: score = open time, member = revision u32 | offset u64 | flags u8 | values
 -- ARGV     open_time, revision u32, offset u64, body (flags and values),
 --          prev_open_time ('' = the symbol's first bar made from ticks), want, keep
--- Answer   {status, open_time, member, open_time, member, ...}, oldest first
+-- Answer   {status, rows}: rows is one string of open time u64 | member for each bar, oldest first
 --
 -- Offsets are compared as numbers: Lua compares strings by the server's locale.
 local key, open_time = KEYS[1], ARGV[1]
@@ -51,17 +51,16 @@ end
 
 -- Per open time the highest revision whose record does not stand behind this bar's own.
 local newest_first, last, start = {}, nil, 0
-while #newest_first < 2 * want do
+while #newest_first < want do
   local page = redis.call('ZREVRANGEBYSCORE', key, open_time, '-inf', 'WITHSCORES',
     'LIMIT', start, want)
   if #page == 0 then break end
   start = start + want
   for i = 1, #page, 2 do
     local member, at = page[i], page[i + 1]
-    if at ~= last and #newest_first < 2 * want and offset_of(member) <= reach then
+    if at ~= last and #newest_first < want and offset_of(member) <= reach then
       last = at
-      newest_first[#newest_first + 1] = member
-      newest_first[#newest_first + 1] = at
+      newest_first[#newest_first + 1] = struct.pack('>I8', tonumber(at)) .. member
     end
   end
 end
@@ -69,6 +68,6 @@ end
 local surplus = redis.call('ZCARD', key) - keep
 if surplus > 0 then redis.call('ZREMRANGEBYRANK', key, 0, surplus - 1) end
 
-local answer = {status}
-for i = #newest_first, 1, -1 do answer[#answer + 1] = newest_first[i] end
-return answer
+local rows = {}
+for i = #newest_first, 1, -1 do rows[#rows + 1] = newest_first[i] end
+return {status, table.concat(rows)}

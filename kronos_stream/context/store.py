@@ -13,10 +13,9 @@ from redis.exceptions import RedisError
 
 from ..errors import StoreError
 from ..settings import RedisSettings
-from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
 from .client import client_of
-from .packed import body, head, unpack
+from .packed import body, head, window_of
 from .window import Window
 
 Status = Literal["applied", "duplicate", "conflict", "hole"]
@@ -65,13 +64,7 @@ class ContextStore:
             self._append(keys=[self._key(bar.symbol)], args=self._args(bar, offset, want))
         )
         status = cast(Status, answer[0].decode())
-        interval_ms = INTERVAL_MS[self._interval]
-        pairs = zip(answer[1::2], answer[2::2], strict=True)
-        bars = [
-            unpack(member, int(float(at)), bar.symbol, self._interval, interval_ms)
-            for at, member in pairs
-        ]
-        return Appended(status, Window.from_bars(bars) if bars else None)
+        return Appended(status, window_of(answer[1], bar.symbol, self._interval))
 
     async def extend(self, bars: Sequence[tuple[Bar, int]]) -> None:
         """Inserts bars with the offsets of their records, without answers."""

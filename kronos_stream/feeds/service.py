@@ -32,6 +32,9 @@ from .topic_end import topic_end
 log = structlog.get_logger()
 
 MARKER_EVERY_S: Final = 0.25
+EARLY_S: Final = 0.02
+"""How much before its time a tick may be written: so ticks go in small bursts, and the stages
+wake for many at once and not for each."""
 YIELD_EVERY: Final = 200
 """Ticks written before other tasks get their turn."""
 
@@ -254,7 +257,7 @@ class FeedService:
                 await self._sleep(0)
                 await self._room()
             return
-        while (behind_s := (at - self._virtual_ms()) / 1000 / self._speed) > 0:
+        while (behind_s := (at - self._virtual_ms()) / 1000 / self._speed) > EARLY_S:
             await self._sleep(min(behind_s, MARKER_EVERY_S))
             await self._room()
             if behind_s > MARKER_EVERY_S:

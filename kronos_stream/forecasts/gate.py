@@ -20,7 +20,8 @@ class Gate(Generic[T]):
         self._waiting: OrderedDict[int, tuple[str, T]] = OrderedDict()
         self._next = 0
         self._opened_ms: int | None = None
-        self._item_ms = 0.0
+        self._size = max_batch
+        """Items of the next batch, at most."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -37,7 +38,7 @@ class Gate(Generic[T]):
         if self._opened_ms is None:
             return None
         distinct = len({symbol for symbol, _ in self._waiting.values()})
-        if distinct >= min(known_symbols, self._size()):
+        if distinct >= min(known_symbols, self._size):
             return 0
         return max(0, self._opened_ms + self._gate_ms - now_ms)
 
@@ -50,7 +51,7 @@ class Gate(Generic[T]):
         symbols: set[str] = set()
         for number in order:
             symbol = self._waiting[number][0]
-            if symbol not in symbols and len(taken) < self._size():
+            if symbol not in symbols and len(taken) < self._size:
                 symbols.add(symbol)
                 taken.append(number)
         items = [self._waiting.pop(number)[1] for number in taken]
@@ -58,10 +59,13 @@ class Gate(Generic[T]):
         return items
 
     def took(self, items: int, elapsed_ms: float) -> None:
-        """How long a batch took: the next is cut so that it stays under `max_batch_ms`."""
-        if items:
-            each = elapsed_ms / items
-            self._item_ms = each if not self._item_ms else 0.5 * (self._item_ms + each)
+        """How long a batch took: one over `max_batch_ms` makes the next smaller in proportion,
+        one well under it lets them grow again. Not a price for each item: much of a batch is
+        the same for few as for many, so that small batches would price themselves ever smaller."""
+        if elapsed_ms > self._max_batch_ms:
+            self._size = max(1, int(items * self._max_batch_ms / elapsed_ms))
+        elif elapsed_ms < self._max_batch_ms / 2 and items >= self._size:
+            self._size = min(self._max_batch, 2 * self._size)
 
     def drain(self) -> list[T]:
         """Everything that waits, and the gate is empty."""
@@ -69,8 +73,3 @@ class Gate(Generic[T]):
         self._waiting.clear()
         self._opened_ms = None
         return items
-
-    def _size(self) -> int:
-        if not self._item_ms:
-            return self._max_batch
-        return max(1, min(self._max_batch, int(self._max_batch_ms / self._item_ms)))

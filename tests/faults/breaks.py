@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from kronos_stream.bars.fold import PartitionFold
 from kronos_stream.context.contexts import Contexts
-from kronos_stream.context.packed import body, head, unpack
+from kronos_stream.context.packed import body, head, window_of
 from kronos_stream.context.store import Appended, ContextStore
 from kronos_stream.context.window import Window
 from kronos_stream.forecasts import service
-from kronos_stream.wire.intervals import INTERVAL_MS
 from kronos_stream.wire.messages import Bar
 from kronos_stream.wire.topics import Commit, Record
 
@@ -43,11 +42,10 @@ def publish_before_append(replace: Set) -> None:
     tasks: set[asyncio.Task[Any]] = set()
 
     async def look(self: Contexts, bar: Bar, partition: int, offset: int) -> Window | None:
-        held = await _held(self._store, bar.symbol, self._want)
-        bars = [*(b for b in held if b.open_time < bar.open_time), bar][-self._want :]
-        if len(bars) < self._want:
+        rows = [*await _before(self._store, bar, self._want - 1), _row(bar, offset)]
+        if len(rows) < self._want:
             return await append(self, bar, partition, offset)
-        return Window.from_bars(bars)
+        return window_of(b"".join(rows), bar.symbol, bar.interval)
 
     def finished(self: service.ForecastService, item: service._Item) -> None:
         record = item.record
@@ -61,10 +59,16 @@ def publish_before_append(replace: Set) -> None:
     replace(service.ForecastService, "_finish", finished)
 
 
-async def _held(store: ContextStore, symbol: str, want: int) -> list[Bar]:
-    found = await store._redis.zrevrange(store._key(symbol), 0, want - 1, withscores=True)
-    step = INTERVAL_MS[store._interval]
-    return [unpack(m, int(at), symbol, store._interval, step) for m, at in reversed(found)]
+async def _before(store: ContextStore, bar: Bar, count: int) -> list[bytes]:
+    found = await store._redis.zrevrangebyscore(
+        store._key(bar.symbol), f"({bar.open_time}", "-inf", start=0, num=count, withscores=True
+    )
+    return [int(at).to_bytes(8, "big") + member for member, at in reversed(found)]
+
+
+def _row(bar: Bar, offset: int) -> bytes:
+    revision, place = head(bar, offset)
+    return bar.open_time.to_bytes(8, "big") + revision + place + body(bar)
 
 
 def no_guard(replace: Set) -> None:
@@ -72,18 +76,11 @@ def no_guard(replace: Set) -> None:
 
     async def push(self: ContextStore, bar: Bar, offset: int, *, want: int) -> Appended:
         key = self._key(bar.symbol) + ":list"
-        revision, place = head(bar, offset)
-        member = bar.open_time.to_bytes(8, "big") + revision + place + body(bar)
         redis: Any = self._redis
-        await redis.rpush(key, member)
+        await redis.rpush(key, _row(bar, offset))
         await redis.ltrim(key, -self._keep, -1)
-        members = await redis.lrange(key, -want, -1) if want else []
-        step = INTERVAL_MS[self._interval]
-        bars = [
-            unpack(m[8:], int.from_bytes(m[:8], "big"), bar.symbol, self._interval, step)
-            for m in members
-        ]
-        return Appended("applied", Window.from_bars(bars) if bars else None)
+        rows = await redis.lrange(key, -want, -1) if want else []
+        return Appended("applied", window_of(b"".join(rows), bar.symbol, self._interval))
 
     replace(ContextStore, "append", push)
     replace(Contexts, "_is_short", lambda self, bar, appended: False)

@@ -55,7 +55,7 @@ def test_or_when_the_batch_is_full() -> None:
 
 def test_a_slow_engine_makes_it_full_sooner() -> None:
     gate = _filled("A", max_batch_ms=1_000)
-    gate.took(1, 500.0)
+    gate.took(4, 2_000.0)
     assert gate.wait_ms(1_000, KNOWN) == 25
     gate.add("B", "b", 1_000)
     assert gate.wait_ms(1_000, KNOWN) == 0
@@ -95,11 +95,15 @@ def test_the_newest_first_where_stale_ones_are_shed() -> None:
     [
         ([], 5),
         ([(0, 900.0)], 5),
-        ([(4, 1_000.0)], 4),
-        ([(1, 400.0)], 2),
+        # As long as it may be: neither smaller nor larger.
+        ([(4, 1_000.0)], 5),
+        ([(4, 2_000.0)], 2),
         ([(1, 9_999.0)], 1),
-        # The mean moves half of the way: 400, then (400 + 100) / 2.
-        ([(1, 400.0), (2, 200.0)], 4),
+        # A slow batch of one is the start of growing again, if the next ones are fast and full.
+        ([(1, 9_999.0), (1, 400.0)], 2),
+        ([(1, 9_999.0), (1, 400.0), (2, 400.0)], 4),
+        ([(1, 9_999.0), (1, 600.0)], 1),
+        ([(4, 2_000.0), (1, 100.0)], 2),
     ],
 )
 def test_a_running_batch_is_capped_by_what_the_last_ones_took(
