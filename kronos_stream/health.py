@@ -13,6 +13,8 @@ import msgspec
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler
 
+STOP_POLL_S: Final = 0.05
+"""How often the server looks whether it is to stop."""
 LOOP_S: Final = 15.0
 """Without a beat of the event loop for so long, the process counts as stuck."""
 
@@ -65,7 +67,9 @@ class HealthServer:
             "", port, self._answer, ThreadingWSGIServer, handler_class=_SilentHandler
         )
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

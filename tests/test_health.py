@@ -78,11 +78,18 @@ def test_a_loop_that_stands_still_is_told(
     assert asked(server, "/healthz")[0] == 200
 
 
-def test_metrics_are_served_beside_it(server: HealthServer) -> None:
-    telemetry.EVENT_LAG.labels("bars", "0").set(1.5)
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as reply:
-        text = reply.read().decode()
-    assert 'kronos_event_time_lag_seconds{partition="0",stage="bars"} 1.5' in text
+@pytest.fixture(scope="module")
+def metrics() -> str:
+    with closing(HealthServer(Health(Clock()), 0)) as server:
+        telemetry.EVENT_LAG.labels("bars", "0").set(1.5)
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            text: str = reply.read().decode()
+            return text
+
+
+def test_metrics_are_served_beside_it(metrics: str) -> None:
+    assert 'kronos_event_time_lag_seconds{partition="0",stage="bars"} 1.5' in metrics
 
 
 @pytest.mark.parametrize(
@@ -94,6 +101,5 @@ def test_metrics_are_served_beside_it(server: HealthServer) -> None:
         *("assignments_lost", "store_waits"),
     ],
 )
-def test_everything_that_the_design_counts_has_a_counter(server: HealthServer, name: str) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as reply:
-        assert f"# TYPE kronos_{name}_total counter" in reply.read().decode()
+def test_everything_that_the_design_counts_has_a_counter(metrics: str, name: str) -> None:
+    assert f"# TYPE kronos_{name}_total counter" in metrics

@@ -122,6 +122,7 @@ TestEpochInterleavings = pytest.mark.timeout(120)(EpochInterleavings.TestCase)
 TestUpstreamInterleavings = pytest.mark.timeout(120)(UpstreamInterleavings.TestCase)
 for case in (TestInterleavings, TestEpochInterleavings, TestUpstreamInterleavings):
     case.settings = limits
+del case  # It would be collected as a test of its own.
 
 
 @pytest.mark.parametrize("rotary", ["upstream", "trained", "none"])
