@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from .services.plugin import kafka_bootstrap, redis_url, topic_prefix
 
 __all__ = ["kafka_bootstrap", "redis_url", "shared", "topic_prefix"]
 
-# As in the engine's process; no test has imported torch yet.
+# As in the engine's process; no test has imported torch yet. One thread, because the models of the
+# tests are tiny, and threads that wait for one another wait long where others use the cores, too;
+# what must hold for several threads asks for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 set_defaults()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -1,4 +1,4 @@
-"""Equal bits are promised for equal thread counts."""
+"""How many threads torch computes on. Equal bits are promised for equal counts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,10 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread meanwhile."""
+def threads(count: int) -> Iterator[None]:
+    """torch computes on so many threads meanwhile."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from kronos_stream.errors import EngineError
 from kronos_stream.model.catalog import load_pair
 from kronos_stream.settings import ModelSettings
 from tests.model.peer import bars
-from tests.threads import one_thread
+from tests.threads import threads
 
 from .requests import request, spec
 
@@ -62,7 +62,7 @@ async def test_threads_spin_for_a_short_while_only(
 
 async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClient) -> None:
     asked = [request("AAA", bars(120), 100, WANTED)]
-    with one_thread():
+    with threads(1):
         expected = Engine(*load_pair("builtin"), WANTED).forecast(asked, lambda: 0)
     first = await client.forecast(asked)
     assert first[0].paths == expected[0].paths

@@ -12,6 +12,7 @@ from kronos_stream.errors import EngineError
 from kronos_stream.model.features import scale_of
 from kronos_stream.wire.messages import ForecastSpec
 from tests.model.peer import SMALL, bars
+from tests.threads import threads
 
 from .requests import paths_of, recomputed, request, spec, tiny_pair
 
@@ -156,7 +157,8 @@ def test_prepared_prefix_is_a_hit_of_one_bar() -> None:
     assert (first.cache, second.cache) == ("miss", "hit")
 
 
-def test_same_bits_whatever_the_batch_mates_at_the_small_shape() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_same_bits_whatever_the_batch_mates_at_the_small_shape(count: int) -> None:
     torch.manual_seed(0)
     from kronos_stream.model import Kronos, KronosTokenizer
 
@@ -164,8 +166,9 @@ def test_same_bits_whatever_the_batch_mates_at_the_small_shape() -> None:
     wanted = spec(lookback=70, horizon=3, paths=5)
     series = {s: bars(120, i) for i, s in enumerate(SYMBOLS)}
     asked = {s: request(s, series[s], 100, wanted) for s in SYMBOLS}
-    alone = Engine(*pair, wanted).forecast([asked["BBB"]], no_clock)[0]
-    together = Engine(*pair, wanted).forecast([asked[s] for s in SYMBOLS], no_clock)[1]
+    with threads(count):
+        alone = Engine(*pair, wanted).forecast([asked["BBB"]], no_clock)[0]
+        together = Engine(*pair, wanted).forecast([asked[s] for s in SYMBOLS], no_clock)[1]
     assert alone.paths == together.paths
 
 

@@ -1,5 +1,7 @@
 """A row's bits must not depend on the rows beside it: products, norms and attention."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -9,10 +11,17 @@ from kronos_stream.engine.attention import Part, merged, with_suffix
 from kronos_stream.engine.linear import Linear
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
+from tests.threads import threads
 
 SHAPES = [(512, 1536), (512, 512), (1024, 512), (512, 1024), (256, 768), (160, 480), (20, 256)]
 ROWS = [1, 2, 3, 7, 8, 10, 16, 20, 30, 60, 64, 240]
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, params=[1, 2])
+def count(request: pytest.FixtureRequest) -> Iterator[int]:
+    with threads(request.param):
+        yield request.param
 
 
 def parts(wide: int, out: int, *, bias: bool, dtype: torch.dtype) -> tuple[nn.Linear, Linear]:

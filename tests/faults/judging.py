@@ -13,7 +13,7 @@ from kronos_stream.model.checkpoints import revision_of
 from kronos_stream.settings import BarsSettings, ForecastSettings, Settings
 from kronos_stream.wire.intervals import INTERVAL_MS
 from kronos_stream.wire.topics import Topics
-from tests.threads import one_thread
+from tests.threads import threads
 
 from .observer import Observer, read_topic
 from .plan import Plan
@@ -52,7 +52,7 @@ def judge(
     judge_letters(verdict, "late", late, read_topic(world.bootstrap, topics.late))
     judge_letters(verdict, "rejected", rejected, read_topic(world.bootstrap, topics.rejected))
     # The members' engines have one.
-    with one_thread():
+    with threads(1):
         judge_forecasts(
             verdict,
             expected,

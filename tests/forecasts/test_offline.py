@@ -32,7 +32,7 @@ from kronos_stream.settings import (
 from kronos_stream.wire.messages import Bar, Forecast
 from tests.engine.requests import tiny_pair
 from tests.samples import STEP_MS, bar
-from tests.threads import one_thread
+from tests.threads import threads
 
 LOOKBACK = 24
 SMALL = ForecastSettings(lookback=LOOKBACK, horizon=3, paths=4)
@@ -64,7 +64,7 @@ def _series(n: int, scale: float = 1.0, symbol: str = "AAA") -> list[Bar]:
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A model that loads at once; its context is 128 bars, and one thread is enough for it."""
     monkeypatch.setattr(offline, "load_pair", lambda *args, **options: tiny_pair())
-    with one_thread():
+    with threads(1):
         yield
 
 
@@ -196,5 +196,6 @@ def test_settings_that_cannot_be_are_told(written: Written, settings: Settings, 
 
 def test_threads_are_set_and_said(written: Written) -> None:
     settings = msgspec.structs.replace(_settings(), model=ModelSettings(threads=2))
-    assert forecast_of(written(_series(40)), "AAA", settings).threads == 2
-    assert torch.get_num_threads() == 2
+    with threads(torch.get_num_threads()):
+        assert forecast_of(written(_series(40)), "AAA", settings).threads == 2
+        assert torch.get_num_threads() == 2
