@@ -32,6 +32,10 @@ class Backpressure:
         self._open = dict.fromkeys(limits, 0)
         self._changed = asyncio.Event()
 
+    def limit(self, stage: str, amount: int) -> None:
+        """From now on `stage` may have so much before it."""
+        self._limits[stage] = amount
+
     def produced(self, stage: str, amount: int) -> None:
         """`amount` more is on its way to `stage`."""
         self._open[stage] += amount

@@ -35,6 +35,9 @@ MARKER_EVERY_S: Final = 0.25
 EARLY_S: Final = 0.02
 """How much before its time a tick may be written: so ticks go in small bursts, and the stages
 wake for many at once and not for each."""
+BARS_AHEAD: Final = 2
+"""Bars of each symbol whose forecasts may be under way: one is made while the next one closes. With
+more, an engine that is slower than the feed would only be further behind it."""
 YIELD_EVERY: Final = 200
 """Ticks written before other tasks get their turn."""
 
@@ -236,6 +239,8 @@ class FeedService:
         close = start - start % self._interval_ms + self._interval_ms + grace_ms
         last = start
         self._zero = (self._monotonic(), start)
+        if self._backpressure is not None and self._symbols:
+            self._backpressure.limit("bars", BARS_AHEAD * len(self._symbols))
         for arrival in arrivals:
             while close <= arrival.at:
                 await self._until(close)
