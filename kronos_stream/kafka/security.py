@@ -3,9 +3,9 @@
 import ssl
 from typing import Any, Final
 
-from .errors import SettingsError
-from .secrets import secret
-from .settings import KafkaSettings
+from ..errors import SettingsError
+from ..secrets import secret
+from ..settings import KafkaSettings
 
 PROTOCOLS: Final = {
     "plaintext": "PLAINTEXT",
