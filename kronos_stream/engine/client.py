@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from ..errors import EngineError
 from ..settings import ModelSettings
@@ -22,6 +23,7 @@ from ..telemetry import CACHE, ENGINE_RESTARTS
 from ..wire.messages import ForecastSpec
 from .environment import set_defaults
 from .messages import (
+    MAX_FRAME,
     Answer,
     Configure,
     EngineConfig,
@@ -39,7 +41,9 @@ from .messages import (
 START_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 2.0
 ATTEMPTS: Final = 5
-"""Engine processes that one order may cost before the error is given up on."""
+"""Engine processes that one order may cost before it is given up."""
+ACCIDENTS: Final = 2
+"""Losses over one batch after which its halves are tried, each by itself."""
 
 log = structlog.get_logger()
 
@@ -127,20 +131,29 @@ class EngineClient:
 
     async def _order(self, order: Forecasts) -> list[EngineReply]:
         async with self._turn:
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    if self._pipe is None:
-                        await self._revive()
-                    answer = await self._ask(order, self._timeout_s)
-                except (EOFError, OSError, TimeoutError) as error:
-                    if self._closed:
-                        raise EngineError("the engine was closed") from error
-                    log.warning("engine_lost", attempt=attempt, error=repr(error))
-                    ENGINE_RESTARTS.inc()
-                    await self._kill()
+            return await self._made(order)
+
+    async def _made(self, order: Forecasts) -> list[EngineReply]:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                if self._pipe is None:
+                    await self._revive()
+                answer = await self._ask(order, self._timeout_s)
+            except (EOFError, OSError, TimeoutError) as error:
+                if self._closed:
+                    raise EngineError("the engine was closed") from error
+                log.warning("engine_lost", attempt=attempt, error=repr(error))
+                ENGINE_RESTARTS.inc()
+                await self._kill()
+                half = len(order.requests) // 2
+                if attempt < ACCIDENTS or not half:
                     continue
-                assert isinstance(answer, Replies)
-                return answer.replies
+                # No accident: the batch may be too large for the memory, or for its time.
+                parts = order.requests[:half], order.requests[half:]
+                made = [await self._made(replace(order, requests=part)) for part in parts]
+                return [reply for replies in made for reply in replies]
+            assert isinstance(answer, Replies)
+            return answer.replies
         raise EngineError(f"the engine died or hung {ATTEMPTS} times over one batch")
 
     async def _revive(self) -> None:
@@ -172,7 +185,9 @@ class EngineClient:
         try:
             await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
             await _readable(pipe, timeout_s)
-            answer: Answer = self._answers.decode(await asyncio.to_thread(pipe.recv_bytes))
+            answer: Answer = self._answers.decode(
+                await asyncio.to_thread(pipe.recv_bytes, MAX_FRAME)
+            )
         finally:
             self._asked = False
         if isinstance(answer, Refused):

@@ -3,13 +3,16 @@
 Arrays travel as raw little-endian bytes; shapes are given with each field.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..wire.messages import AnchorInfo, ForecastSpec
+
+MAX_FRAME: Final = 2**30
+"""Bytes of one frame, at most: neither process reads a longer one."""
 
 
 class EngineRequest(Struct, frozen=True, kw_only=True):

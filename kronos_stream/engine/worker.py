@@ -16,6 +16,7 @@ from ..model.catalog import load_pair
 from ..model.checkpoints import revision_of
 from .core import Engine
 from .messages import (
+    MAX_FRAME,
     Answer,
     Configure,
     EngineConfig,
@@ -45,7 +46,7 @@ def main(pipe: Connection) -> None:
             # A close must not wait for idle work: look for an order before each unit of it.
             if not pipe.poll(0) and worker.step_idle():
                 continue
-            order = orders.decode(pipe.recv_bytes())
+            order = orders.decode(pipe.recv_bytes(MAX_FRAME))
             try:
                 answer = worker.answer(order)
             except KronosStreamError as error:

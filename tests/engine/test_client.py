@@ -17,6 +17,7 @@ import uvloop
 from kronos_stream.engine import client as client_module
 from kronos_stream.engine.client import EngineClient
 from kronos_stream.engine.core import Engine
+from kronos_stream.engine.messages import Answer, EngineReply, Forecasts, Order, Replies
 from kronos_stream.errors import EngineError
 from kronos_stream.model.catalog import load_pair
 from kronos_stream.settings import ModelSettings
@@ -94,6 +95,28 @@ async def test_a_hanging_process_is_replaced(
     assert [msgspec.structs.replace(r, started_ms=0, ended_ms=0, cache="miss") for r in again] == [
         msgspec.structs.replace(r, started_ms=0, ended_ms=0, cache="miss") for r in expected
     ]
+
+
+async def test_a_batch_that_is_too_large_is_halved_until_it_fits() -> None:
+    """Whatever the engine dies of at more than two requests, one after another is made."""
+    sizes: list[int] = []
+
+    class Small(EngineClient):
+        async def _revive(self) -> None:
+            self._pipe = multiprocessing.Pipe()[0]
+
+        async def _ask(self, order: Order, timeout_s: float) -> Answer:
+            assert isinstance(order, Forecasts)
+            sizes.append(len(order.requests))
+            if sizes[-1] > 2:
+                raise EOFError
+            return Replies([EngineReply(forecast_id=r.forecast_id) for r in order.requests])
+
+    asked = [request(name, bars(120), 100, WANTED) for name in ("A", "B", "C", "D", "E")]
+    asked = [msgspec.structs.replace(r, forecast_id=r.symbol) for r in asked]
+    replies = await Small(ModelSettings()).forecast(asked)
+    assert [r.forecast_id for r in replies] == ["A", "B", "C", "D", "E"]
+    assert sizes == [5, 5, 2, 3, 3, 1, 2]
 
 
 async def test_frames_larger_than_the_pipe_pass_under_uvloop(client: EngineClient) -> None:
