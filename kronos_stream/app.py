@@ -28,7 +28,8 @@ from .engine.messages import EngineHello
 from .engine.spec import bars_needed, resolve_spec
 from .feeds.pacing import Backpressure
 from .feeds.service import FeedService
-from .forecasts.service import ForecastService, check_message_size
+from .forecasts.record import check_message_size
+from .forecasts.service import ForecastService
 from .kafka import Broker
 from .settings import Settings
 from .watchdog import Watchdog

@@ -123,6 +123,8 @@ async def _of_topics(
         say(
             f"topics: the {len(broker.topics.all)} of {settings.kafka.topic_prefix} are as expected"
         )
+    if any(line.endswith(": missing") for line in wrong):
+        wrong.append("topics: `kronos-stream topics --create` makes what is missing")
     return wrong
 
 

@@ -2,7 +2,7 @@
 stream and the off-line command, so that the same bars give the same record."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -10,11 +10,16 @@ from ..bars.calendar import Calendar
 from ..context.window import Window
 from ..engine.anchors import span_of
 from ..engine.messages import EngineHello, EngineReply, EngineRequest
+from ..errors import SettingsError
+from ..settings import Settings
 from ..wire.ids import forecast_id, forecast_seed
 from ..wire.intervals import INTERVAL_MS
-from ..wire.messages import ContextInfo, Forecast, ForecastSpec, Timing
+from ..wire.messages import CHANNELS, ContextInfo, Forecast, ForecastSpec, Timing
 from .quantiles import CLOSE, figures
 from .repair import repair
+
+NUMBER_BYTES: Final = 25
+"""Of one float64 in JSON with its comma, at most."""
 
 
 class Due(NamedTuple):
@@ -142,3 +147,18 @@ def build_forecast(
         expires_at=due.expires_at,
         paths=repaired.paths.tolist() if with_paths else None,
     )
+
+
+def check_message_size(settings: Settings, spec: ForecastSpec) -> None:
+    """SettingsError where a record could exceed the broker's message limit."""
+    steps = spec.horizon * len(CHANNELS)
+    numbers = steps * (len(settings.forecast.quantile_levels) + 1)
+    if settings.publish.paths:
+        numbers += steps * spec.paths
+    size = 4_096 + NUMBER_BYTES * (numbers + 3 * spec.horizon)
+    limit = settings.kafka.max_message_bytes
+    if size > limit:
+        raise SettingsError(
+            f"publish.paths: a record of {spec.paths} paths × {spec.horizon} steps may have "
+            f"{size:,} bytes, kafka.max_message_bytes is {limit:,}"
+        )

@@ -7,7 +7,6 @@ committed is the lowest unfinished bar: dying anywhere repeats work, and loses n
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -22,15 +21,16 @@ from ..context.contexts import Contexts
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply, EngineRequest
 from ..engine.spec import bars_needed
-from ..errors import BrokerError, SettingsError
+from ..errors import BrokerError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
-from ..wire.codecs import decode, encode
-from ..wire.ids import forecast_id
-from ..wire.messages import CHANNELS, Bar, Forecast, ForecastSpec, Skipped, Timing
+from ..wire.codecs import decode
+from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
 from .gate import Gate
-from .record import Due, build_forecast, due_forecast, request_of
+from .outbox import Item, Outbox
+from .owned import Owned
+from .record import due_forecast, request_of
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -40,8 +40,6 @@ COMMIT_EVERY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.5
 STORE_PAUSE_S: Final = 0.5
 """Before an append is tried again on a store that does not answer."""
-NUMBER_BYTES: Final = 25
-"""Of one float64 in JSON with its comma, at most."""
 
 
 class Engine(Protocol):
@@ -57,51 +55,6 @@ class Engine(Protocol):
 def wall_ms() -> int:
     """Wall-clock milliseconds, UTC."""
     return time.time_ns() // 1_000_000
-
-
-class _Item:
-    """A due forecast on its way, and the bar's record, which is unfinished until then."""
-
-    def __init__(self, due: Due, bar: Bar, record: Record, read_ms: int) -> None:
-        self.due = due
-        self.bar = bar
-        self.record = record
-        self.read_ms = read_ms
-
-
-class _Partition:
-    """One owned bars partition: the next offset to read, and the records not yet finished."""
-
-    def __init__(self, next_offset: int) -> None:
-        self.next_offset = next_offset
-        self.unfinished: OrderedDict[int, int] = OrderedDict()
-        """Open time of their bars by offset."""
-        self.newest = 0
-        """Open time of the newest bar read."""
-        self.committed: int | None = None
-
-    def position(self) -> int:
-        """The lowest unfinished offset."""
-        return next(iter(self.unfinished), self.next_offset)
-
-    def behind_s(self) -> float:
-        """Event time between the newest bar read and the oldest whose forecast is not out."""
-        return (self.newest - next(iter(self.unfinished.values()), self.newest)) / 1000
-
-
-def check_message_size(settings: Settings, spec: ForecastSpec) -> None:
-    """SettingsError where a record could exceed the broker's message limit."""
-    steps = spec.horizon * len(CHANNELS)
-    numbers = steps * (len(settings.forecast.quantile_levels) + 1)
-    if settings.publish.paths:
-        numbers += steps * spec.paths
-    size = 4_096 + NUMBER_BYTES * (numbers + 3 * spec.horizon)
-    limit = settings.kafka.max_message_bytes
-    if size > limit:
-        raise SettingsError(
-            f"publish.paths: a record of {spec.paths} paths × {spec.horizon} steps may have "
-            f"{size:,} bytes, kafka.max_message_bytes is {limit:,}"
-        )
 
 
 class ForecastService:
@@ -143,12 +96,12 @@ class ForecastService:
         self._clock = clock
         self._monotonic = monotonic
         self._commit_every_s = commit_every_s
-        self._gate: Gate[_Item] = Gate(
+        self._gate: Gate[Item] = Gate(
             gate_ms=settings.forecast.gate_ms,
             max_batch=settings.model.max_batch,
             max_batch_ms=settings.forecast.max_batch_ms,
         )
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[int, Owned] = {}
         self._newest: dict[str, int] = {}
         """Open time of the newest live bar read of each symbol."""
         self._home: dict[str, int] = {}
@@ -168,6 +121,15 @@ class ForecastService:
         EngineError where the engine cannot be brought back."""
         topics = self._broker.topics
         self._publisher: Publisher = self._broker.publisher()
+        self._outbox = Outbox(
+            self._settings,
+            self._broker,
+            self._publisher,
+            self._hello,
+            clock=self._clock,
+            on_forecast=self._on_forecast,
+            on_skipped=self._on_skipped,
+        )
         self._subscription = self._broker.subscription(
             topics.bars, group=self._group, instance_id=self._settings.kafka.instance_id
         )
@@ -249,7 +211,7 @@ class ForecastService:
                 first[number] = Commit(start)
             else:
                 start = max(commit.offset, begins[number])
-            self._partitions[number] = _Partition(start)
+            self._partitions[number] = Owned(start)
         if first:
             await self._subscription.commit(first)
         for number, partition in self._partitions.items():
@@ -329,13 +291,13 @@ class ForecastService:
             self._say_short(bar.symbol, len(window), spec)
         elif due.missing > (most := self._settings.context.max_missing_bars):
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
-            await self._skip(due, bar, "too_many_missing_bars", detail)
+            await self._outbox.skip(due, bar, "too_many_missing_bars", detail)
         else:
             partition = self._partitions[record.partition]
             partition.unfinished[record.offset] = bar.open_time
             partition.newest = max(partition.newest, bar.open_time)
             self._measure(record.partition, partition)
-            self._gate.add(bar.symbol, _Item(due, bar, record, read_ms), read_ms)
+            self._gate.add(bar.symbol, Item(due, bar, record, read_ms), read_ms)
             self._arrived.set()
 
     def _say_short(self, symbol: str, bars: int, spec: ForecastSpec) -> None:
@@ -375,19 +337,19 @@ class ForecastService:
                 self._gate.took(len(batch), 1000 * (self._monotonic() - began))
                 await self._publish_all(batch, replies)
 
-    async def _without_stale(self, batch: list[_Item]) -> list[_Item]:
+    async def _without_stale(self, batch: list[Item]) -> list[Item]:
         """Shed forecasts, never bars: a newer bar of the symbol has been read already."""
         fresh = []
         for item in batch:
             newest = self._newest[item.bar.symbol]
             if item.bar.open_time < newest:
-                await self._skip(item.due, item.bar, "stale", f"bar {newest} has closed")
+                await self._outbox.skip(item.due, item.bar, "stale", f"bar {newest} has closed")
                 self._finish(item)
             else:
                 fresh.append(item)
         return fresh
 
-    async def _publish_all(self, batch: list[_Item], replies: list[EngineReply]) -> None:
+    async def _publish_all(self, batch: list[Item], replies: list[EngineReply]) -> None:
         """Sends every record of the batch, then waits for the acknowledgements together."""
         if not self._subscription.owned:
             # A rebalance: what stays ours is published once the new assignment is taken.
@@ -398,86 +360,26 @@ class ForecastService:
         sent = []
         for item, reply in zip(batch, replies, strict=True):
             if reply.refused is not None:
-                await self._skip(item.due, item.bar, reply.refused, "")
+                await self._outbox.skip(item.due, item.bar, reply.refused, "")
                 self._finish(item)
-                continue
-            forecast = build_forecast(
-                item.due,
-                reply,
-                self._hello,
-                levels=self._settings.forecast.quantile_levels,
-                with_paths=self._settings.publish.paths,
-                timing=Timing(
-                    bar_read=item.read_ms,
-                    engine_start=reply.started_ms,
-                    engine_end=reply.ended_ms,
-                    published=self._clock(),
-                ),
-            )
-            value, headers = encode(forecast, self._settings.publish.wire)
-            acknowledged = await self._publisher.send(
-                self._broker.topics.forecasts,
-                value,
-                partition=item.record.partition,
-                key=item.bar.symbol.encode(),
-                timestamp=item.bar.open_time,
-                headers=headers,
-            )
-            sent.append((item, forecast, acknowledged))
+            else:
+                sent.append((item, *await self._outbox.send(item, reply)))
         for item, forecast, acknowledged in sent:
             await acknowledged
             self._finish(item)
-            self._count(forecast, self._clock())
-
-    def _count(self, forecast: Forecast, acknowledged_ms: int) -> None:
-        timing = forecast.timing
-        for stage, begin, end in (
-            ("queue", timing.bar_read, timing.engine_start),
-            ("engine", timing.engine_start, timing.engine_end),
-            ("publish", timing.engine_end, acknowledged_ms),
-            ("total", timing.bar_read, acknowledged_ms),
-        ):
-            telemetry.LATENCY.labels(stage).observe(max(0, end - begin) / 1000)
-        telemetry.FORECASTS.inc()
-        log.debug("forecast_published", symbol=forecast.symbol, open_time=forecast.open_time)
-        if self._on_forecast is not None:
-            self._on_forecast(forecast, acknowledged_ms - timing.bar_read)
-
-    async def _skip(self, due: Due, bar: Bar, reason: str, detail: str) -> None:
-        skipped = Skipped(
-            id=forecast_id(
-                bar.symbol, bar.interval, bar.open_time, self._hello.model_revision, due.spec
-            ),
-            symbol=bar.symbol,
-            interval=bar.interval,
-            open_time=bar.open_time,
-            reason=reason,
-            detail=detail,
-        )
-        value, headers = encode(skipped, self._settings.publish.wire)
-        await self._publisher.send(
-            self._broker.topics.skipped,
-            value,
-            partition=0,
-            key=bar.symbol.encode(),
-            headers=(*headers, ("reason", reason.encode())),
-        )
-        telemetry.SKIPPED.labels(reason).inc()
-        log.debug("forecast_skipped", symbol=bar.symbol, open_time=bar.open_time, reason=reason)
-        if self._on_skipped is not None:
-            self._on_skipped(skipped)
+            self._outbox.count(forecast, self._clock())
 
     async def _reject(self, record: Record, detail: str) -> None:
         await self._letters.send(self._broker.topics.rejected, record, "malformed_bar", detail)
         telemetry.REJECTED.labels("forecasts", "malformed_bar").inc()
 
-    def _finish(self, item: _Item) -> None:
+    def _finish(self, item: Item) -> None:
         partition = self._partitions.get(item.record.partition)
         if partition is not None and partition.unfinished.pop(item.record.offset, None) is not None:
             self._measure(item.record.partition, partition)
             self._finished_one()
 
-    def _measure(self, number: int, partition: _Partition) -> None:
+    def _measure(self, number: int, partition: Owned) -> None:
         telemetry.EVENT_LAG.labels("forecast", str(number)).set(partition.behind_s())
         telemetry.UNFINISHED.set(sum(len(p.unfinished) for p in self._partitions.values()))
 

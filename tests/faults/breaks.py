@@ -12,7 +12,8 @@ from kronos_stream.context.contexts import Contexts
 from kronos_stream.context.packed import body, head, window_of
 from kronos_stream.context.store import Appended, ContextStore
 from kronos_stream.context.window import Window
-from kronos_stream.forecasts import service
+from kronos_stream.forecasts import owned, service
+from kronos_stream.forecasts.outbox import Item
 from kronos_stream.wire.messages import Bar
 from kronos_stream.wire.topics import Commit, Record
 
@@ -30,7 +31,7 @@ def commit_first(replace: Set) -> None:
         await work(self, number, records)
 
     replace(service.ForecastService, "_take", take)
-    replace(service._Partition, "position", lambda self: self.next_offset)
+    replace(owned.Owned, "position", lambda self: self.next_offset)
     replace(PartitionFold, "low_water", property(lambda self: self._next_offset))
     replace(PartitionFold, "watermark_at_low_water", property(lambda self: self.watermark))
 
@@ -47,7 +48,7 @@ def publish_before_append(replace: Set) -> None:
             return await append(self, bar, partition, offset)
         return window_of(b"".join(rows), bar.symbol, bar.interval)
 
-    def finished(self: service.ForecastService, item: service._Item) -> None:
+    def finished(self: service.ForecastService, item: Item) -> None:
         record = item.record
         later = append(self._contexts, item.bar, record.partition, record.offset)
         task = asyncio.get_running_loop().create_task(later)

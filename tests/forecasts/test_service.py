@@ -15,7 +15,8 @@ from kronos_stream.context.window import Window
 from kronos_stream.engine.spec import bars_needed, resolve_spec
 from kronos_stream.errors import SettingsError
 from kronos_stream.feeds.pacing import Backpressure
-from kronos_stream.forecasts.service import ForecastService, check_message_size
+from kronos_stream.forecasts.record import check_message_size
+from kronos_stream.forecasts.service import ForecastService
 from kronos_stream.settings import (
     ContextSettings,
     ForecastSettings,

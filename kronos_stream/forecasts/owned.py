@@ -1,0 +1,23 @@
+"""How far an owned partition of the bars topic is read, and how far it is finished."""
+
+from collections import OrderedDict
+
+
+class Owned:
+    """One owned bars partition: the next offset to read, and the records not yet finished."""
+
+    def __init__(self, next_offset: int) -> None:
+        self.next_offset = next_offset
+        self.unfinished: OrderedDict[int, int] = OrderedDict()
+        """Open time of their bars by offset."""
+        self.newest = 0
+        """Open time of the newest bar read."""
+        self.committed: int | None = None
+
+    def position(self) -> int:
+        """The lowest unfinished offset."""
+        return next(iter(self.unfinished), self.next_offset)
+
+    def behind_s(self) -> float:
+        """Event time between the newest bar read and the oldest whose forecast is not out."""
+        return (self.newest - next(iter(self.unfinished.values()), self.newest)) / 1000
