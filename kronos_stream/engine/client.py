@@ -8,10 +8,10 @@ request, so nothing is lost by it.
 import asyncio
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -46,6 +46,11 @@ ACCIDENTS: Final = 2
 """Losses over one batch after which its halves are tried, each by itself."""
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class EngineLostError(EngineError):
+    """One engine process after another died or hung over the same order."""
 
 
 class EngineClient:
@@ -95,17 +100,13 @@ class EngineClient:
     async def start(self) -> EngineHello:
         """Starts the process and loads the model; EngineError where it can never work."""
         async with self._turn:
-            return await self._spawn()
+            return await self._persistently(self._spawn)
 
     async def configure(self, spec: ForecastSpec) -> EngineHello:
         """The settings of all forecasts from now on, kept over restarts."""
         async with self._turn:
             self._spec = spec
-            answer = await self._ask(Configure(spec=spec), START_TIMEOUT_S)
-            assert isinstance(answer, Hello)
-            self.hello = answer.hello
-            self._serves = True
-            return answer.hello
+            return await self._persistently(self._ready)
 
     async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
         """One reply a request, in order."""
@@ -134,35 +135,51 @@ class EngineClient:
             return await self._made(order)
 
     async def _made(self, order: Forecasts) -> list[EngineReply]:
-        for attempt in range(1, ATTEMPTS + 1):
+        half = len(order.requests) // 2
+        try:
+            return await self._persistently(
+                lambda: self._answered(order), ACCIDENTS if half else ATTEMPTS
+            )
+        except EngineLostError:
+            if not half:
+                raise
+        # No accident: the batch may be too large for the memory, or for its time.
+        parts = order.requests[:half], order.requests[half:]
+        made = [await self._made(replace(order, requests=part)) for part in parts]
+        return [reply for replies in made for reply in replies]
+
+    async def _answered(self, order: Forecasts) -> list[EngineReply]:
+        if self._pipe is None:
+            await self._ready()
+        answer = await self._ask(order, self._timeout_s)
+        assert isinstance(answer, Replies)
+        return answer.replies
+
+    async def _persistently(self, call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
+        """Again with a new process where the process dies or hangs meanwhile."""
+        for attempt in range(1, attempts + 1):
             try:
-                if self._pipe is None:
-                    await self._revive()
-                answer = await self._ask(order, self._timeout_s)
+                return await call()
             except (EOFError, OSError, TimeoutError) as error:
                 if self._closed:
                     raise EngineError("the engine was closed") from error
                 log.warning("engine_lost", attempt=attempt, error=repr(error))
                 ENGINE_RESTARTS.inc()
                 await self._kill()
-                half = len(order.requests) // 2
-                if attempt < ACCIDENTS or not half:
-                    continue
-                # No accident: the batch may be too large for the memory, or for its time.
-                parts = order.requests[:half], order.requests[half:]
-                made = [await self._made(replace(order, requests=part)) for part in parts]
-                return [reply for replies in made for reply in replies]
-            assert isinstance(answer, Replies)
-            return answer.replies
-        raise EngineError(f"the engine died or hung {ATTEMPTS} times over one batch")
+        raise EngineLostError(f"the engine died or hung {attempts} times over one order")
 
-    async def _revive(self) -> None:
+    async def _ready(self) -> EngineHello:
+        """A process that is configured."""
         if self._closed:
             raise EngineError("the engine was closed")
-        await self._spawn()
-        if self._spec is not None:
-            await self._ask(Configure(spec=self._spec), START_TIMEOUT_S)
-            self._serves = True
+        if self._pipe is None:
+            await self._spawn()
+        assert self._spec is not None
+        answer = await self._ask(Configure(spec=self._spec), START_TIMEOUT_S)
+        assert isinstance(answer, Hello)
+        self.hello = answer.hello
+        self._serves = True
+        return answer.hello
 
     async def _spawn(self) -> EngineHello:
         # The import runs torch's in the child alone: spawn pickles the function by its name.

@@ -26,9 +26,12 @@ class Publisher:
         self._renewing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect; BrokerError where nothing answers."""
         self._producer = self._make()
-        await self._producer.start()
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            raise BrokerError(f"starting a producer: {error!r}") from error
 
     async def close(self) -> None:
         """Send what is buffered, then close."""

@@ -17,7 +17,14 @@ import uvloop
 from kronos_stream.engine import client as client_module
 from kronos_stream.engine.client import EngineClient
 from kronos_stream.engine.core import Engine
-from kronos_stream.engine.messages import Answer, EngineReply, Forecasts, Order, Replies
+from kronos_stream.engine.messages import (
+    Answer,
+    EngineHello,
+    EngineReply,
+    Forecasts,
+    Order,
+    Replies,
+)
 from kronos_stream.errors import EngineError
 from kronos_stream.model.catalog import load_pair
 from kronos_stream.settings import ModelSettings
@@ -26,6 +33,16 @@ from tests.threads import threads
 
 from .requests import request, spec
 
+HELLO = EngineHello(
+    model="m",
+    model_revision="r",
+    max_context=256,
+    device="cpu",
+    dtype="float32",
+    threads=1,
+    cache_bytes=0,
+    slots=0,
+)
 WANTED = spec(lookback=60, horizon=3, paths=3)
 
 
@@ -97,13 +114,30 @@ async def test_a_hanging_process_is_replaced(
     ]
 
 
+async def test_an_engine_that_is_killed_while_it_starts_is_started_again() -> None:
+    """Found by a campaign: the stage ended with a traceback."""
+    made = EngineClient(ModelSettings(threads=1))
+    try:
+        starting = asyncio.create_task(made.start())
+        while made.pid is None:  # noqa: ASYNC110 - there is no event of it
+            await asyncio.sleep(0)
+        os.kill(made.pid, signal.SIGKILL)
+        assert (await starting).max_context == 256
+        assert made.pid is not None
+        os.kill(made.pid, signal.SIGKILL)
+        assert (await made.configure(WANTED)).slots > 0
+    finally:
+        await made.close()
+
+
 async def test_a_batch_that_is_too_large_is_halved_until_it_fits() -> None:
     """Whatever the engine dies of at more than two requests, one after another is made."""
     sizes: list[int] = []
 
     class Small(EngineClient):
-        async def _revive(self) -> None:
+        async def _ready(self) -> EngineHello:
             self._pipe = multiprocessing.Pipe()[0]
+            return HELLO
 
         async def _ask(self, order: Order, timeout_s: float) -> Answer:
             assert isinstance(order, Forecasts)
