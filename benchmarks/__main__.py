@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import context, engine, pipeline, ticks, ticks_stream
+from . import context, engine, members, pipeline, ticks, ticks_stream
 from .table import Row, show
 
 CASES: dict[str, Callable[[], list[Row]]] = {
@@ -18,6 +18,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "pipeline-mini": pipeline.mini,
     "pipeline-2": pipeline.two_symbols,
     "pipeline-20": pipeline.twenty_symbols,
+    "members": members.scaled,
     "ticks": ticks_stream.streamed,
     "ticks-offline": ticks.offline,
 }

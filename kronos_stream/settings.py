@@ -178,7 +178,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A torch device: cpu, cuda, cuda:1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: NotNegative = 0
-    """CPU threads of the engine process; 0: all cores."""
+    """CPU threads of the engine process; 0: all cores. Fewer where other work shares them."""
     max_context: Positive | None = None
     cache_mib: Positive = 2_048
     """Budget of the prefix cache; the least recently used symbol is evicted."""
