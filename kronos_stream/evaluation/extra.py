@@ -1,0 +1,17 @@
+"""The optional packages of the evaluation, asked for before any work is done."""
+
+from importlib.util import find_spec
+
+from ..errors import SettingsError
+
+PACKAGES = ("arch", "matplotlib", "scipy", "sklearn")
+
+
+def require_extra() -> None:
+    """SettingsError where a package of the extra `evaluation` is not installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"evaluate needs the packages of the extra `evaluation`, {', '.join(missing)} not found "
+            "(pip install 'kronos-stream[evaluation]')"
+        )
