@@ -12,6 +12,6 @@ def require_extra() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise SettingsError(
-            f"evaluate needs the packages of the extra `evaluation`, {', '.join(missing)} not found "
-            "(pip install 'kronos-stream[evaluation]')"
+            "evaluate needs the packages of the extra `evaluation`, not found: "
+            f"{', '.join(missing)} (pip install 'kronos-stream[evaluation]')"
         )

@@ -37,7 +37,14 @@ class Truth(NamedTuple):
 
     def rows(self, chosen: NDArray[np.bool_]) -> "Truth":
         """Some of the rows."""
-        return Truth(*(part[chosen] for part in self))
+        return Truth(
+            self.y[chosen],
+            self.ewma[chosen],
+            self.z[chosen],
+            self.unit[chosen],
+            self.symbol[chosen],
+            self.time[chosen],
+        )
 
 
 def moments(predictions: Predictions, truth: Truth, step: int) -> dict[str, Array]:
@@ -77,10 +84,8 @@ def moments(predictions: Predictions, truth: Truth, step: int) -> dict[str, Arra
         ("realised_slope", z, moved),
     ):
         a, b = a - a.mean(), b - b.mean()
-        products = (a, b, a * a, b * b, a * b)
-        columns |= {
-            f"{name}_{k}": column for k, column in zip(("a", "b", "aa", "bb", "ab"), products)
-        }
+        products = {"a": a, "b": b, "aa": a * a, "bb": b * b, "ab": a * b}
+        columns |= {f"{name}_{k}": column for k, column in products.items()}
     return columns
 
 
