@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from . import __version__, flags
-from .cli_evaluate import evaluate
+from .cli_evaluate import evaluate, generate
 from .errors import KronosStreamError, SettingsError
 from .flags import Duration, settings_of, time_ms
 from .settings import Settings
@@ -261,6 +261,7 @@ def reset(loaded: Loaded, what: Literal["bars", "forecasts"], since: str | None,
 
 
 cli.add_command(evaluate)
+cli.add_command(generate)
 
 
 def _serve(

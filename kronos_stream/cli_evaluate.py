@@ -100,3 +100,40 @@ def evaluate(
     options = Options(bars, symbol, origins, begin, end, both_joins)
     evaluate_to(loaded.settings, options, out, forecasts, sys.stderr)
     return 0
+
+
+@click.command()
+@settings_of(flags.TABLE, flags.MODEL, flags.FORECAST_SEED)
+@bars_option
+@symbol_option
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Series to make.")
+@since_option
+@until_option
+@click.option("--out", type=FILE, metavar="FILE", help=".parquet, .csv or .jsonl.")
+def generate(
+    loaded: Loaded,
+    bars: tuple[Path, ...],
+    symbol: tuple[str, ...],
+    count: int | None,
+    since: str | None,
+    until: str | None,
+    out: Path | None,
+) -> int:
+    """Synthetic K-lines: sampled continuations of real bars, --horizon bars each."""
+    begin, end = _span(since, until)
+    bars = _bars(bars)
+    if count is None:
+        raise SettingsError("--count: expected the number of series to make")
+    if out is None:
+        raise SettingsError("--out: expected a FILE ending in .parquet, .csv or .jsonl")
+    from .engine.environment import set_defaults
+
+    set_defaults()
+    from .evaluation.synthetic import generate_file
+
+    made = generate_file(
+        loaded.settings, bars, symbol, count, out, sys.stderr, since=begin, until=end
+    )
+    without = "".join(f", {n} contexts refused: {why}" for why, n in sorted(made.refused.items()))
+    click.echo(f"{made.series} series in {out}{without}", err=True)
+    return 0

@@ -6,7 +6,9 @@ from typing import TextIO
 
 from ..errors import InputError
 from ..settings import Settings
+from .files import write_forecasts, write_tables
 from .page import page
+from .plots import write_plots
 from .report import build_report
 from .run import Options, evaluate
 
@@ -22,5 +24,9 @@ def evaluate_to(
     evaluated = evaluate(settings, options, say)
     report = build_report(evaluated, model=settings.model.model, seed=settings.forecast.seed)
     (out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_tables(report, out)
+    write_plots(evaluated, report, out)
+    if forecasts is not None:
+        write_forecasts(evaluated, settings.forecast.quantile_levels, forecasts)
     (out / "report.md").write_text(page(report))
     print(f"report in {out}", file=say)

@@ -51,6 +51,7 @@ def page(report: dict[str, Any]) -> str:
     ]
     for step in steps:
         parts += ["", f"## Step {step}", "", *_step_table(report, step)]
+    parts += ["", "## Synthetic fidelity", "", *_fidelity(report["fidelity"])]
     skipped = [
         [symbol, str(counts["used"]), ", ".join(f"{n} {r}" for r, n in counts["skipped"].items())]
         for symbol, counts in origins["symbols"].items()
@@ -82,6 +83,28 @@ def _step_table(report: dict[str, Any], step: int) -> list[str]:
             for title, how in columns.items()
         ],
     )
+
+
+def _fidelity(found: dict[str, Any]) -> list[str]:
+    if "skipped" in found:
+        return [f"None: {found['skipped']}."]
+    error, transfer = found["classifier_error"], found["train_on_synthetic_test_on_real"]
+    errors = [[f"{what} (0.5 is best)", _number(error[what], 1, 3)] for what in error]
+    columns = ("tstr", "trtr", "larger_class")
+    accuracies = [
+        [what.replace("_", " "), *(_number(t[k], 1, 3) for k in columns)]
+        for what, t in transfer.items()
+    ]
+    return [
+        f"{found['train_windows']} windows of each kind to train on, {found['test_windows']} later "
+        "ones to test.",
+        "",
+        *_table(["error of a classifier", ""], errors),
+        "",
+        *_table(
+            ["accuracy on real", "trained on synthetic", "on real", "larger class"], accuracies
+        ),
+    ]
 
 
 def _at(made: dict[str, Any], step: int) -> dict[str, Any]:

@@ -7,9 +7,11 @@ import numpy as np
 
 from .bootstrap import RESAMPLES, block_length, draw_weights, interval
 from .diebold_mariano import diebold_mariano, mean_by_time
+from .fidelity import Windows, fidelity
 from .predictions import LEVELS, Array, Predictions
 from .run import Evaluated
 from .scores import Truth, at_step
+from .series import CLOSE
 
 SHOWN: Final = (1, 6)
 """Steps of the summary, with the last one."""
@@ -48,6 +50,7 @@ def build_report(evaluated: Evaluated, *, model: str, seed: int) -> dict[str, An
             for made in evaluated.forecasters
         },
         "comparisons": _comparisons(evaluated, weights),
+        "fidelity": _fidelity(evaluated, seed),
     }
 
 
@@ -121,6 +124,23 @@ def _comparisons(evaluated: Evaluated, weights: Array) -> list[dict[str, Any]]:
                     | {"interval_95": _difference_interval(difference, time, weights)}
                 )
     return found
+
+
+def _fidelity(evaluated: Evaluated, seed: int) -> dict[str, Any]:
+    horizon, collected = evaluated.spec.horizon, evaluated.collected
+    real, last = [], []
+    for origin in collected.origins:
+        values = evaluated.series[origin.series].values
+        real.append(values[origin.row + 1 : origin.row + 1 + horizon])
+        last.append(values[origin.row, CLOSE])
+    windows = Windows(
+        real=np.stack(real),
+        synthetic=collected.futures,
+        last_close=np.array(last),
+        ewma=evaluated.truth.ewma,
+        time=evaluated.truth.time,
+    )
+    return fidelity(windows, overlap=math.ceil(horizon / evaluated.grid.stride), seed=seed)
 
 
 def _difference_interval(difference: Array, time: Any, weights: Array) -> list[float] | None:

@@ -7,14 +7,9 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from ..bars.calendar import Calendar, calendar_of
-from ..engine.spec import bars_needed, resolve_spec
-from ..errors import InputError, SettingsError
-from ..model.catalog import load_pair
-from ..model.kronos import Kronos
-from ..model.tokenizer import KronosTokenizer
+from ..engine.spec import bars_needed
+from ..errors import InputError
 from ..settings import Settings
-from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import ForecastSpec
 from .baselines import (
     context_returns,
@@ -26,12 +21,13 @@ from .baselines import (
 )
 from .collect import Collected, collect
 from .garch import garch
+from .inputs import open_inputs
 from .origins import Grid, lay_grid
 from .predictions import Predictions
 from .progress import progress
 from .sampler import Sampler
 from .scores import Truth
-from .series import Series, read_series
+from .series import Series
 
 
 class Options(NamedTuple):
@@ -57,36 +53,6 @@ class Evaluated(NamedTuple):
     forecasters: list[Predictions]
     """The model's first, one for each join; then the baselines."""
     fits: dict[str, int]
-
-
-class Opened(NamedTuple):
-    """A model and the bars that it is to see."""
-
-    pair: tuple[Kronos, KronosTokenizer]
-    spec: ForecastSpec
-    calendar: Calendar
-    series: list[Series]
-
-
-def open_inputs(settings: Settings, bars: Sequence[Path], symbols: Sequence[str]) -> Opened:
-    """Loads both; errors name what is wrong with either."""
-    if settings.model.threads:
-        import torch
-
-        torch.set_num_threads(settings.model.threads)
-    pair = load_pair(
-        settings.model.model, settings.model.tokenizer, revision=settings.model.revision
-    )
-    if settings.model.max_context:
-        pair[0].max_context = settings.model.max_context
-    name, interval = settings.bars.calendar, settings.bars.interval
-    if any(other != name for other in settings.bars.symbol_calendars.values()):
-        raise SettingsError(
-            "bars.symbol_calendars: expected none here: all symbols share the calendar of a grid"
-        )
-    calendar = calendar_of(name, INTERVAL_MS[interval])
-    spec = resolve_spec(settings, pair[0].max_context, name)
-    return Opened(pair, spec, calendar, read_series(bars, symbols, interval, calendar))
 
 
 def evaluate(settings: Settings, options: Options, out: TextIO = sys.stderr) -> Evaluated:
