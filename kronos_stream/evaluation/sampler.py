@@ -22,7 +22,8 @@ from .origins import Origin
 from .series import CLOSE, Series
 
 BATCH: Final = 32
-"""Origins handed to the engine at once: it groups those of different symbols by itself."""
+"""Origins handed to the engine at once, at least; it rolls out those of different symbols side by
+side, so all symbols of an origin time are."""
 PRICES: Final = slice(0, 4)
 
 
@@ -81,7 +82,9 @@ class Sampler:
 
     def samples(self, series: Sequence[Series], origins: Sequence[Origin]) -> Iterator[Sample]:
         """The sampled futures of each origin, in order."""
-        for batch in _batched(origins):
+        size = max(BATCH, len(series))
+        for start in range(0, len(origins), size):
+            batch = origins[start : start + size]
             requests = [self.request(series[origin.series], origin.row) for origin in batch]
             for origin, reply in zip(batch, self._engine.forecast(requests, _wall_ms)):
                 last_close = float(series[origin.series].values[origin.row, CLOSE])
@@ -99,11 +102,6 @@ class Sampler:
                     close_mean=reply.anchor.mean[CLOSE],
                     close_std=reply.anchor.std[CLOSE],
                 )
-
-
-def _batched(origins: Sequence[Origin]) -> Iterator[Sequence[Origin]]:
-    for start in range(0, len(origins), BATCH):
-        yield origins[start : start + BATCH]
 
 
 def _wall_ms() -> int:
