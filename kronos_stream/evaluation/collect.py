@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..forecasts.repair import CLOSE
 from .origins import Grid, Origin
 from .predictions import Array, Predictions
 from .sampler import Sampler
-from .series import CLOSE, Series
+from .series import Series
 
 
 @dataclass(frozen=True)

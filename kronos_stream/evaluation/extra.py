@@ -1,10 +1,11 @@
 """The optional packages of the evaluation, asked for before any work is done."""
 
 from importlib.util import find_spec
+from typing import Final
 
 from ..errors import SettingsError
 
-PACKAGES = ("arch", "matplotlib", "scipy", "sklearn")
+PACKAGES: Final = ("arch", "matplotlib", "scipy", "sklearn")
 
 
 def require_extra() -> None:

@@ -15,13 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ..forecasts.repair import CLOSE, HIGH, LOW, VOLUME
 from .predictions import Array
 
 TRAIN_SHARE: Final = 0.6
 LEAST_STEPS: Final = 4
 LEAST_WINDOWS: Final = 50
 """Of each part: with fewer a figure would say nothing."""
-HIGH, LOW, CLOSE, VOLUME = 1, 2, 3, 4
 
 
 class Windows(NamedTuple):

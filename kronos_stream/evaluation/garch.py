@@ -31,8 +31,9 @@ class Parameters(NamedTuple):
     scale: float
 
 
-FALLBACK: Final = (0.05, 0.90)
-"""α and β where there is no fit; ω then makes the long-run variance that of the data."""
+UNFITTED: Final = Parameters(0.05, 0.05, 0.90, 0.0)
+"""Where there is no fit: ω makes the long-run variance that of the data. A scale of 0 is the
+context's own."""
 
 
 def garch(
@@ -46,11 +47,11 @@ def garch(
 
     `returns` (R, n) are the contexts' own, through which the variance is run up to each origin.
     """
-    parameters: list[Parameters] = [FITLESS] * len(origins)
+    parameters: list[Parameters] = [UNFITTED] * len(origins)
     counts = {"fits": 0, "failed": 0}
     for number, one in enumerate(series):
         fitted_at: int | None = None
-        current = FITLESS
+        current = UNFITTED
         for row, origin in enumerate(origins):
             if origin.series != number:
                 continue
@@ -66,31 +67,27 @@ def garch(
     return of_normal("garch", variances, y), counts
 
 
-FITLESS: Final = Parameters(1 - sum(FALLBACK), *FALLBACK, 0.0)
-
-
 def _fit(series: Series, row: int) -> tuple[Parameters, bool]:
     """Parameters from the last returns up to `row`, and whether the fit failed."""
     first = max(0, row - FIT_BARS)
-    logs = np.log(series.values[first : row + 1, 3])
+    logs = series.log_closes()[first : row + 1]
     returns = np.diff(logs)[np.diff(series.places[first : row + 1]) == 1]
     scale = float(returns.std()) if len(returns) else 0.0
     if len(returns) < LEAST_BARS or scale == 0.0:
-        return FITLESS._replace(scale=scale), True
+        return UNFITTED._replace(scale=scale), True
     model = arch_model(returns / scale, mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = model.fit(disp="off", show_warning=False)
     omega, alpha, beta = (float(p) for p in result.params)
     if result.convergence_flag != 0 or not np.isfinite([omega, alpha, beta]).all():
-        return FITLESS._replace(scale=scale), True
+        return UNFITTED._replace(scale=scale), True
     return Parameters(omega, alpha, beta, scale), False
 
 
 def _ahead(parameters: Sequence[Parameters], returns: Array, steps: int) -> Array:
     """One-step variances (R, steps) after the returns (R, n)."""
     omega, alpha, beta, scale = np.array(parameters).T
-    # Without a scale of a fit the context's own serves.
     own = np.sqrt(np.square(returns).mean(1))
     unit = np.where(scale > 0, scale, np.where(own > 0, own, 1.0))
     z = returns / unit[:, None]

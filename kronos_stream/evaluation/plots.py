@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..forecasts.repair import CLOSE
 from .predictions import LEVELS
 from .report import shown_steps
 from .run import Evaluated
-from .series import CLOSE
 
 FANS: Final = 4
 """Origins that are drawn, evenly over all: none is chosen for its looks."""

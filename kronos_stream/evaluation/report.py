@@ -5,13 +5,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from ..forecasts.repair import CLOSE
 from .bootstrap import RESAMPLES, block_length, draw_weights, interval
 from .diebold_mariano import diebold_mariano, mean_by_time
 from .fidelity import Windows, fidelity
 from .predictions import LEVELS, Array, Predictions
 from .run import Evaluated
 from .scores import Truth, at_step
-from .series import CLOSE
 
 SHOWN: Final = (1, 6)
 """Steps of the summary, with the last one."""

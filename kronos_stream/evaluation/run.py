@@ -1,6 +1,5 @@
 """Bars and a model → the report: one pass, the same origins for everyone."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -55,7 +54,7 @@ class Evaluated(NamedTuple):
     fits: dict[str, int]
 
 
-def evaluate(settings: Settings, options: Options, out: TextIO = sys.stderr) -> Evaluated:
+def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
     """Forecasts of the model and of the baselines at one set of origins, scored."""
     pair, spec, calendar, series = open_inputs(settings, options.bars, options.symbols)
     context, horizon = bars_needed(spec), spec.horizon

@@ -13,18 +13,17 @@ from ..engine.core import Engine
 from ..engine.messages import EngineRequest
 from ..engine.spec import bars_needed
 from ..forecasts.record import due_forecast
-from ..forecasts.repair import repair
+from ..forecasts.repair import CLOSE, repair
 from ..model.checkpoints import revision_of
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
 from ..wire.messages import ForecastSpec
 from .origins import Origin
-from .series import CLOSE, Series
+from .series import Series
 
 BATCH: Final = 32
 """Origins handed to the engine at once, at least; it rolls out those of different symbols side by
 side, so all symbols of an origin time are."""
-PRICES: Final = slice(0, 4)
 
 
 class Sample(NamedTuple):
@@ -46,7 +45,7 @@ class Sample(NamedTuple):
         paths = self.paths
         if join == "last_close":
             paths = paths.copy()
-            paths[..., PRICES] += self.miss
+            paths[..., : CLOSE + 1] += self.miss
         return repair(paths, self.last_close).paths
 
 

@@ -4,7 +4,7 @@ Every score is a function of sums over origins, so that one place serves the est
 share of it, and the bootstrap, which only weights the sums of each origin time anew.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -113,13 +113,13 @@ def scores(sums: dict[str, Array]) -> dict[str, Array]:
 
 def at_step(
     predictions: Predictions, truth: Truth, step: int, weights: Array | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Scores at a step over all rows that have a forecast; with the bootstrap's `weights` (B, T)
     an interval of each."""
     columns = moments(predictions, truth, step)
     table = np.stack(list(columns.values()), axis=1)
     total = dict(zip(columns, table.sum(0)))
-    found: dict[str, object] = {"origins": len(table)}
+    found: dict[str, Any] = {"origins": len(table)}
     found |= {name: _plain(value) for name, value in scores(total).items()}
     right, decided = total["right"], total["decided"]
     found["direction_wilson_95"] = wilson(float(right), float(decided))
@@ -171,7 +171,6 @@ def _level(level: float) -> int:
     return int(np.argmin(np.abs(LEVELS - level)))
 
 
-def _plain(value: object) -> float | None:
+def _plain(value: Array) -> float | None:
     """A number for JSON, which knows no NaN."""
-    number = float(value)  # type: ignore[arg-type]
-    return number if np.isfinite(number) else None
+    return float(value) if np.isfinite(value) else None

@@ -11,8 +11,7 @@ from ..bars.calendar import Calendar
 from ..bars.tables import ENDINGS, read_columns
 from ..context.window import Window
 from ..errors import InputError
-
-CLOSE = 3
+from ..forecasts.repair import CLOSE
 
 
 class Series(NamedTuple):

@@ -134,5 +134,5 @@ def test_a_point_forecast_has_no_ic_and_no_direction() -> None:
 def test_intervals_hold_the_estimates(drawn: tuple[Predictions, Truth]) -> None:
     made, truth = drawn
     scored = at_step(made, truth, 1, draw_weights(R, 8, 7))
-    for name, ends in scored["interval_95"].items():  # type: ignore[attr-defined]
+    for name, ends in scored["interval_95"].items():
         assert ends[0] <= scored[name] <= ends[1], name
