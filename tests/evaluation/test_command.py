@@ -15,9 +15,10 @@ from kronos_stream.cli import main
 from kronos_stream.evaluation import command, extra, inputs
 from kronos_stream.evaluation.progress import progress
 from tests.engine.requests import tiny_pair
+from tests.samples import START_MS, STEP_MS
 from tests.threads import one_thread
 
-from .samples import series_of, write_series
+from .samples import perturbed, series_of, write_series
 
 SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
 
@@ -124,6 +125,24 @@ def test_the_same_seed_gives_the_same_report(
     other = evaluate(bars, tmp_path / "c", *small, "--seed", "8")
     pooled = [r["forecasters"]["kronos"]["pooled"][0]["crps"] for r in (reports[0], other)]
     assert pooled[0] != pooled[1]
+
+
+def test_later_bars_change_no_earlier_forecast(
+    bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    row = 500
+    after = perturbed(series_of("AAA", 900), row)
+    made = []
+    for number, folder in enumerate((bars, write_series(tmp_path / "after", after))):
+        file = tmp_path / f"{number}.jsonl"
+        small = ("--origins", "9", "--symbol", "AAA", "--forecasts", str(file))
+        evaluate(folder, tmp_path / "out", *small)
+        made.append(pd.read_json(file, lines=True, precise_float=True))
+    early = made[0]["origin"] <= START_MS + row * STEP_MS
+    assert 4 * 4 <= early.sum() < len(early)
+    pd.testing.assert_frame_equal(made[0][early], made[1][early], check_exact=True)
+    assert not made[0][~early].equals(made[1][~early])
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
