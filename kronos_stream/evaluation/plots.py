@@ -46,22 +46,22 @@ def _fans(evaluated: Evaluated) -> Figure:
     for place, ax in zip(chosen, axes):
         origin = origins[place]
         one = evaluated.series[origin.series]
-        close = one.values[:, CLOSE]
-        last = close[origin.row]
+        change = 100 * (one.values[:, CLOSE] / one.values[origin.row, CLOSE] - 1)
         before = min(2 * horizon, origin.row)
-        prices = last * np.exp(evaluated.forecasters[0].quantiles[place])
-        prices = np.concatenate((np.full((1, len(LEVELS)), last), prices))
+        bands = 100 * np.expm1(evaluated.forecasters[0].quantiles[place])
+        bands = np.concatenate((np.zeros((1, len(LEVELS))), bands))
         steps = np.arange(horizon + 1)
         for half in range(len(LEVELS) // 2):
             ax.fill_between(
-                steps, prices[:, half], prices[:, -1 - half], color="C0", alpha=0.1, linewidth=0
+                steps, bands[:, half], bands[:, -1 - half], color="C0", alpha=0.1, linewidth=0
             )
-        ax.plot(steps, prices[:, len(LEVELS) // 2], color="C0", label="median")
-        ax.plot(steps, close[origin.row : origin.row + horizon + 1], color="C3", label="realised")
-        ax.plot(np.arange(-before, 1), close[origin.row - before : origin.row + 1], color="black")
+        ax.plot(steps, bands[:, len(LEVELS) // 2], color="C0", label="median")
+        ax.plot(steps, change[origin.row : origin.row + horizon + 1], color="C3", label="realised")
+        ax.plot(np.arange(-before, 1), change[origin.row - before : origin.row + 1], color="black")
         when = np.datetime64(int(one.open_times[origin.row]), "ms").astype("datetime64[m]")
         ax.set_title(f"{one.symbol} {when}", fontsize=9)
         ax.set_xlabel("bars")
+        ax.set_ylabel("close, % from the last one")
         ax.legend(fontsize=7)
     return figure
 
@@ -102,13 +102,16 @@ def _by_step(report: dict[str, Any], names: tuple[str, ...], titles: tuple[str, 
 
 def _skill(report: dict[str, Any]) -> Figure:
     """CRPS by step as a share of the random walk's."""
-    walk = [one["crps"] for one in report["forecasters"]["random_walk"]["pooled"]]
+    walk = report["forecasters"]["random_walk"]["pooled"]
     figure, (ax,) = _figure(1)
     ax.axhline(1, color="black", linewidth=0.8)
     for name, made in report["forecasters"].items():
-        ratio = [one["crps"] / of_walk for one, of_walk in zip(made["pooled"], walk) if of_walk]
-        if ratio and name != "random_walk" and len(ratio) == len(walk):
-            ax.plot(range(1, len(ratio) + 1), ratio, marker=".", linewidth=1, label=name)
+        scored = made["pooled"]
+        # On fewer origins than the walk's a ratio would compare different times.
+        if name == "random_walk" or not scored or scored[0]["origins"] != walk[0]["origins"]:
+            continue
+        ratio = [one["crps"] / other["crps"] for one, other in zip(scored, walk)]
+        ax.plot(range(1, len(ratio) + 1), ratio, marker=".", linewidth=1, label=name)
     ax.set_title("CRPS ÷ that of the random walk", fontsize=9)
     ax.set_xlabel("step")
     ax.legend(fontsize=7)
