@@ -86,8 +86,11 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
             advance=advance,
         )
     if not collected.origins:
-        told = ", ".join(sorted({r for counts in collected.refused.values() for r in counts}))
-        raise InputError(f"bars: expected a forecast at some origin, got none ({told})")
+        reasons = sorted({r for counts in collected.refused.values() for r in counts})
+        way_out = "; --tiny-prices scale takes tiny prices" if "tiny_prices" in reasons else ""
+        raise InputError(
+            f"bars: expected a forecast at some origin, got none ({', '.join(reasons)}){way_out}"
+        )
     origins = collected.origins
     y = realised_returns(series, origins, horizon)
     returns = context_returns(series, origins, context)
