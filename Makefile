@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@touch $@
 
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation,dev]'
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps kronos-model-arch
 	@touch $@
 

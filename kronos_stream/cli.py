@@ -7,15 +7,15 @@ by the command that needs it, so that `--help` answers at once.
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
 
 from . import __version__, flags
+from .cli_evaluate import evaluate, generate
 from .errors import KronosStreamError, SettingsError
-from .flags import Duration, settings_of
+from .flags import Duration, settings_of, time_ms
 from .settings import Settings
 from .settings_loading import Loaded, resolved
 
@@ -256,21 +256,12 @@ def reset(loaded: Loaded, what: Literal["bars", "forecasts"], since: str | None,
     from .reset import reset as forget
 
     say = (lambda line: click.echo(line)) if yes else (lambda line: click.echo(f"would: {line}"))
-    _complete(forget(settings, what, _time(since), do=yes, say=say))
+    _complete(forget(settings, what, time_ms("--from", since), do=yes, say=say))
     return 0
 
 
-def _time(text: str | None) -> int:
-    """Milliseconds, UTC."""
-    if text is not None and text.isascii() and text.isdigit():
-        return int(text)
-    try:
-        when = datetime.fromisoformat(text or "")
-    except ValueError:
-        raise SettingsError(
-            f"--from: expected a time such as 2025-01-31T09:30 (UTC) or milliseconds, got {text!r}"
-        ) from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+cli.add_command(evaluate)
+cli.add_command(generate)
 
 
 def _serve(

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,10 +25,14 @@ class Flag(NamedTuple):
     help: str
 
 
+_INTERVAL: Final = Flag("--interval", ("bars.interval",), "1m|5m|15m|1h", "Length of a bar.")
+_CALENDAR: Final = Flag(
+    "--calendar", ("bars.calendar",), "NAME", "24/7, or an exchange such as XNYS."
+)
 BROKER: Final = (
     Flag("--kafka", ("kafka.bootstrap",), "HOST:PORT", "Kafka to use; none: an embedded one."),
     Flag("--topic-prefix", ("kafka.topic_prefix",), "NAME", "First part of every topic's name."),
-    Flag("--interval", ("bars.interval",), "1m|5m|15m|1h", "Length of a bar."),
+    _INTERVAL,
 )
 LOGS: Final = (
     Flag("--log-level", ("telemetry.log_level",), "LEVEL", "debug, info, warning or error."),
@@ -42,7 +47,7 @@ STAGE: Final = (
     Flag("--group", ("kafka.group",), "NAME", "First part of the consumer groups' names."),
     Flag("--instance-id", ("kafka.instance_id",), "ID", "Static membership: one id a process."),
     Flag("--wire", ("publish.wire",), "json|msgpack", "How records are written."),
-    Flag("--calendar", ("bars.calendar",), "NAME", "24/7, or an exchange such as XNYS."),
+    _CALENDAR,
     Flag("--metrics-port", ("telemetry.metrics_port",), "PORT", "Prometheus metrics; 0: none."),
     *LOGS,
 )
@@ -79,6 +84,13 @@ MODEL: Final = (
     Flag("--top-k", ("forecast.top_k",), "K", "0: all; 1: greedy."),
     Flag("--join", ("forecast.join",), "RULE", "none or last_close."),
 )
+TABLE: Final = (
+    _INTERVAL,
+    _CALENDAR,
+    Flag("--fine-head-rotary", ("forecast.fine_head_rotary",), "RULE", "upstream, trained, none."),
+    Flag("--tiny-prices", ("forecast.tiny_prices",), "skip|scale", "Prices that hardly vary."),
+)
+"""Of commands that read bars and forecast many times."""
 SERVICE: Final = (
     Flag("--redis", ("redis.url",), "URL", "Store of contexts; none: an embedded one."),
     Flag("--shed", ("forecast.shed",), "on|off", "Skip forecasts that are already stale."),
@@ -166,6 +178,19 @@ def _set(pairs: tuple[str, ...]) -> dict[str, Given]:
             raise SettingsError(f"--set {pair}: {unknown(key.strip(), keys())}")
         given[key.strip()] = Given(value, f"flag --set {key.strip()}")
     return given
+
+
+def time_ms(flag: str, text: str | None) -> int:
+    """Milliseconds, UTC."""
+    if text is not None and text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        when = datetime.fromisoformat(text or "")
+    except ValueError:
+        raise SettingsError(
+            f"{flag}: expected a time such as 2025-01-31T09:30 (UTC) or milliseconds, got {text!r}"
+        ) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}

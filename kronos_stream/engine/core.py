@@ -47,6 +47,13 @@ class _Close(NamedTuple):
     plan: Plan
 
 
+class _Restored(NamedTuple):
+    """Paths (S, paths, steps, 6), joined, and by how much each last close was missed (S,)."""
+
+    paths: NDArray[np.float64]
+    miss: NDArray[np.float64]
+
+
 def _device(name: str) -> torch.device:
     try:
         one = torch.ones(1, device=name)
@@ -127,10 +134,11 @@ class Engine:
             started = clock()
             # Slots that lie side by side are read together.
             group.sort(key=lambda close: self.cache.slot(close.request.symbol).index)
-            found, paths = self._close(group)
+            found, restored = self._close(group)
             ended = clock()
-            for close, cache, sampled in zip(group, found, paths, strict=True):
-                replies[close.place] = self._reply(close, cache, sampled, started, ended)
+            for close, cache, paths, miss in zip(group, found, *restored, strict=True):
+                reply = self._reply(close, cache, paths, float(miss), started, ended)
+                replies[close.place] = reply
         self.prepare(requests)
         return [replies[place] for place in range(len(requests))]
 
@@ -182,8 +190,8 @@ class Engine:
 
     def _close(
         self, group: list[_Close]
-    ) -> tuple[list[Literal["hit", "extend", "miss"]], NDArray[np.float64]]:
-        """How much was cached, and the sampled paths, of each close of a group."""
+    ) -> tuple[list[Literal["hit", "extend", "miss"]], _Restored]:
+        """How much was cached, and what was sampled, of each close of a group."""
         slots = [self.cache.slot(close.request.symbol) for close in group]
         plans = [close.plan for close in group]
         found = [self._complete(*both) for both in zip(slots, plans, strict=True)]
@@ -203,17 +211,17 @@ class Engine:
 
     def _restored(
         self, group: list[_Close], recon: NDArray[np.float32], z: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
+    ) -> _Restored:
         """recon (S, 6) and z (S, paths, steps, 6) → joined paths in the channels' units."""
         scales = Scale(*(np.stack(parts) for parts in zip(*(c.plan.prefix.scale for c in group))))
         aside = Scale(*(part[:, None, None] for part in scales))
         paths = aside.restore(z)
+        # The tokenizer misses bar t by a little: unjoined, all paths start from the miss.
+        closes = np.stack([close.bars.values[-1, CLOSE] for close in group])
+        miss = closes - scales.restore(recon)[:, CLOSE]
         if self.spec.join == "last_close":
-            # The tokenizer misses bar t by a little: without this, all paths start from the miss.
-            closes = np.stack([close.bars.values[-1, CLOSE] for close in group])
-            miss = closes - scales.restore(recon)[:, CLOSE]
             paths[..., :PRICE_CHANNELS] += miss[:, None, None, None]
-        return paths
+        return _Restored(paths, miss)
 
     def _complete(self, slot: Slot, plan: Plan) -> Literal["hit", "extend", "miss"]:
         """Brings the slot up to the whole context but its last bar, which is always run anew."""
@@ -270,6 +278,7 @@ class Engine:
         close: _Close,
         cache: Literal["hit", "extend", "miss"],
         paths: NDArray[np.float64],
+        miss: float,
         started: int,
         ended: int,
     ) -> EngineReply:
@@ -278,6 +287,7 @@ class Engine:
         return EngineReply(
             forecast_id=close.request.forecast_id,
             paths=paths.astype("<f8").tobytes(),
+            miss=miss,
             anchor=AnchorInfo(
                 open_time=int(close.bars.open_times[span.start + self.spec.lookback - 1]),
                 length=self.spec.lookback,

@@ -42,6 +42,9 @@ class EngineReply(Struct, frozen=True, kw_only=True):
     """A stable word: lookback_incomplete, flat_anchor, tiny_prices, non_finite_values."""
     paths: bytes = b""
     """(paths, horizon, 6) float64 in the channels' units, joined but not repaired."""
+    miss: float = 0.0
+    """The last close less its reconstruction: join = last_close adds it to every price, none does
+    not, so that paths of the one are paths of the other."""
     anchor: AnchorInfo | None = None
     clipped_share: float = 0.0
     context_start: int = 0

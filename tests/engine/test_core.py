@@ -203,12 +203,14 @@ def test_logits_are_the_plain_models(dtype: str) -> None:
 
 def test_join_moves_every_path_by_the_reconstruction_error() -> None:
     asked = request("AAA", bars(80), 60, spec())
-    plain = paths_of(engine_of(spec()).forecast([asked], no_clock)[0], spec())
+    (of_plain,) = engine_of(spec()).forecast([asked], no_clock)
+    plain = paths_of(of_plain, spec())
     joined_spec = spec(join="last_close")
-    joined = paths_of(engine_of(joined_spec).forecast([asked], no_clock)[0], joined_spec)
-    shift = joined - plain
-    assert np.allclose(shift[..., :4], shift[0, 0, 0])
-    assert (shift[..., 4:] == 0).all()
+    (of_joined,) = engine_of(joined_spec).forecast([asked], no_clock)
+    joined = paths_of(of_joined, joined_spec)
+    assert of_plain.miss == of_joined.miss != 0
+    assert np.array_equal(joined[..., :4], plain[..., :4] + of_plain.miss)
+    assert np.array_equal(joined[..., 4:], plain[..., 4:])
 
 
 def test_refusals_name_the_reason() -> None:

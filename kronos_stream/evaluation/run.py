@@ -1,0 +1,121 @@
+"""Bars and a model → the report: one pass, the same origins for everyone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+
+from ..engine.spec import bars_needed
+from ..errors import InputError
+from ..settings import Settings
+from ..wire.messages import ForecastSpec
+from .baselines import (
+    context_returns,
+    ewma_variance,
+    persistence,
+    random_walk,
+    realised_returns,
+    seasonal_naive,
+)
+from .collect import Collected, collect
+from .garch import garch
+from .inputs import open_inputs
+from .origins import Grid, lay_grid
+from .predictions import Predictions
+from .progress import progress
+from .sampler import Sampler
+from .scores import Truth
+from .series import Series
+
+
+class Options(NamedTuple):
+    """What is asked beside the settings."""
+
+    bars: Sequence[Path]
+    symbols: Sequence[str] = ()
+    origins: int = 540
+    since: int | None = None
+    until: int | None = None
+    both_joins: bool = False
+
+
+class Evaluated(NamedTuple):
+    """Everything that a report is made of."""
+
+    spec: ForecastSpec
+    revision: str
+    series: list[Series]
+    grid: Grid
+    collected: Collected
+    truth: Truth
+    forecasters: list[Predictions]
+    """The model's first, one for each join; then the baselines."""
+    fits: dict[str, int]
+
+
+def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
+    """Forecasts of the model and of the baselines at one set of origins, scored."""
+    pair, spec, calendar, series = open_inputs(settings, options.bars, options.symbols)
+    context, horizon = bars_needed(spec), spec.horizon
+    grid = lay_grid(
+        series,
+        calendar,
+        context=context,
+        horizon=horizon,
+        count=options.origins,
+        since=options.since,
+        until=options.until,
+    )
+    sampler = Sampler(
+        pair,
+        spec,
+        calendar,
+        device=settings.model.device,
+        cache_bytes=settings.model.cache_mib * 2**20,
+    )
+    other = "none" if spec.join == "last_close" else "last_close"
+    with progress("forecasts", len(grid.origins), out) as advance:
+        collected = collect(
+            sampler,
+            series,
+            grid,
+            realised_returns(series, grid.origins, horizon),
+            joins=(spec.join, other) if options.both_joins else (spec.join,),
+            levels=settings.forecast.quantile_levels,
+            advance=advance,
+        )
+    if not collected.origins:
+        reasons = sorted({r for counts in collected.refused.values() for r in counts})
+        way_out = "; --tiny-prices scale takes tiny prices" if "tiny_prices" in reasons else ""
+        raise InputError(
+            f"bars: expected a forecast at some origin, got none ({', '.join(reasons)}){way_out}"
+        )
+    origins = collected.origins
+    y = realised_returns(series, origins, horizon)
+    returns = context_returns(series, origins, context)
+    truth = Truth(
+        y=y,
+        ewma=np.sqrt(ewma_variance(returns)),
+        z=collected.z,
+        unit=collected.unit,
+        symbol=np.array([origin.series for origin in origins]),
+        time=np.array([origin.time for origin in origins]),
+    )
+    with progress("garch", len(origins), out) as advance:
+        of_garch, fits = garch(series, origins, returns, y, advance)
+    forecasters = [
+        *_named(collected.predictions),
+        persistence(y),
+        random_walk(returns, y),
+        of_garch,
+        seasonal_naive(series, origins, y),
+    ]
+    return Evaluated(spec, sampler.revision, series, grid, collected, truth, forecasters, fits)
+
+
+def _named(predictions: dict[str, Predictions]) -> list[Predictions]:
+    """The model's, the first under its own name."""
+    first, *others = predictions
+    named = [predictions[first].renamed("kronos")]
+    return named + [predictions[join].renamed(f"kronos_join_{join}") for join in others]

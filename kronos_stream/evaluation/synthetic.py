@@ -1,0 +1,107 @@
+"""Synthetic K-lines: sampled futures of real contexts, as bars that any command can read."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TextIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bars.tables import check_ending, write_rows
+from ..engine.spec import bars_needed
+from ..errors import InputError
+from ..forecasts.record import following
+from ..settings import Settings
+from ..wire.messages import CHANNELS
+from .inputs import open_inputs
+from .origins import Origin, lay_grid
+from .progress import progress
+from .sampler import Sampler
+
+COLUMNS: Final = ("series", "symbol", "source", "open_time", *CHANNELS)
+
+
+class Generated(NamedTuple):
+    """How many series were written, and how many contexts gave none and why."""
+
+    series: int
+    refused: dict[str, int]
+
+
+def generate_file(
+    settings: Settings,
+    bars: Sequence[Path],
+    symbols: Sequence[str],
+    count: int,
+    out: Path,
+    say: TextIO,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+) -> Generated:
+    """Writes `count` series of `horizon` candles each to a bars file.
+
+    Contexts are spread evenly over symbols and time; where there are fewer of them than series,
+    each is continued more than once. A series is a symbol of its own, SOURCE#NUMBER, so that its
+    bars are never taken for those of its neighbours; `source` is the symbol of its context.
+    """
+    check_ending(out)
+    opened = open_inputs(settings, bars, symbols)
+    grid = lay_grid(
+        opened.series,
+        opened.calendar,
+        context=bars_needed(opened.spec),
+        horizon=0,
+        # Twice as many as are needed: some of them lie in gaps.
+        count=-(-2 * count // len(opened.series)),
+        since=since,
+        until=until,
+    )
+    origins = _spread(grid.origins, count)
+    each, more = divmod(count, len(origins))
+    spec = msgspec.structs.replace(opened.spec, paths=each + (more > 0))
+    sampler = Sampler(
+        opened.pair,
+        spec,
+        opened.calendar,
+        device=settings.model.device,
+        cache_bytes=settings.model.cache_mib * 2**20,
+    )
+    rows: list[dict[str, Any]] = []
+    refused: dict[str, int] = {}
+    made = 0
+    with progress("contexts", len(origins), say) as advance:
+        for place, sample in enumerate(sampler.samples(opened.series, origins)):
+            advance()
+            if sample.refused is not None:
+                refused[sample.refused] = refused.get(sample.refused, 0) + 1
+                continue
+            one = opened.series[sample.origin.series]
+            times = following(opened.calendar, int(one.open_times[sample.origin.row]), spec.horizon)
+            for path in sample.joined(spec.join)[: each + (place < more)]:
+                rows += _candles(made, one.symbol, times, path)
+                made += 1
+    if not made:
+        told = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
+        raise InputError(f"bars: expected a context that gives a forecast, found none ({told})")
+    write_rows(out, rows, list(COLUMNS))
+    return Generated(made, refused)
+
+
+def _spread(origins: list[Origin], count: int) -> list[Origin]:
+    """At most `count` of the origins, evenly."""
+    chosen = np.linspace(0, len(origins) - 1, min(count, len(origins)))
+    return [origins[place] for place in chosen.round().astype(int)]
+
+
+def _candles(
+    number: int, source: str, times: list[int], path: NDArray[np.float64]
+) -> Iterator[dict[str, Any]]:
+    for open_time, candle in zip(times, path.tolist(), strict=True):
+        yield {
+            "series": number,
+            "symbol": f"{source}#{number}",
+            "source": source,
+            "open_time": open_time,
+        } | dict(zip(CHANNELS, candle, strict=True))

@@ -1,0 +1,250 @@
+"""The commands from end to end: files, determinism, and what is told in one line."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kronos_stream.bars.tables import read_bars
+from kronos_stream.cli import main
+from kronos_stream.evaluation import command, extra, inputs
+from kronos_stream.evaluation.progress import progress
+from tests.engine.requests import tiny_pair
+from tests.samples import START_MS, STEP_MS
+from tests.threads import one_thread
+
+from .samples import perturbed, series_of, write_series
+
+SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(inputs, "load_pair", lambda *args, **options: tiny_pair())
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bars")
+    return write_series(folder, series_of("AAA", 900), series_of("BBB", 900, without=(700,)))
+
+
+def evaluate(bars: Path, out: Path, *more: str) -> dict[str, Any]:
+    files = ["--bars", str(bars), "--out", str(out)]
+    assert main(["evaluate", *SMALL, *files, "--origins", "75", *more]) == 0
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+@pytest.fixture(scope="module")
+def whole(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a report, and forecasts.csv in it."""
+    out = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(inputs, "load_pair", lambda *args, **options: tiny_pair())
+        evaluate(bars, out, "--both-joins", "--forecasts", str(out / "forecasts.csv"))
+    return out
+
+
+def test_the_report_holds_everyone_at_the_same_origins(whole: Path) -> None:
+    report = json.loads((whole / "report.json").read_text())
+    assert list(report["forecasters"]) == [
+        "kronos",
+        "kronos_join_none",
+        "persistence",
+        "random_walk",
+        "garch",
+        "seasonal_naive",
+    ]
+    counts = report["origins"]["symbols"]
+    assert counts["AAA"] == {"used": 75, "skipped": {}}
+    assert counts["BBB"]["used"] + sum(counts["BBB"]["skipped"].values()) == 75
+    kronos = report["forecasters"]["kronos"]
+    assert [scored["step"] for scored in kronos["pooled"]] == [1, 2, 3, 4]
+    assert kronos["pooled"][0]["origins"] == report["origins"]["used"]
+    assert set(kronos["symbols"]) == {"AAA", "BBB"}
+    compared = {(c["forecaster"], c["against"], c["step"]) for c in report["comparisons"]}
+    assert ("kronos", "garch", 4) in compared
+    assert ("kronos", "kronos_join_none", 1) in compared
+    assert "classifier_error" in report["fidelity"]
+
+
+def test_all_files_are_there(whole: Path) -> None:
+    assert {file.name for file in whole.iterdir()} == {
+        "report.json",
+        "report.md",
+        "scores_by_step.csv",
+        "scores_by_symbol.csv",
+        "comparisons.csv",
+        "fans.png",
+        "reliability.png",
+        "ic.png",
+        "crps.png",
+        "forecasts.csv",
+    }
+    by_symbol = pd.read_csv(whole / "scores_by_symbol.csv")
+    assert {"forecaster", "symbol", "step", "ic", "rank_ic", "crps"} <= set(by_symbol)
+    by_step = pd.read_csv(whole / "scores_by_step.csv")
+    assert (by_step["crps_low"] <= by_step["crps"]).all()
+
+
+def test_the_forecasts_hold_no_realised_value(whole: Path) -> None:
+    frame = pd.read_csv(whole / "forecasts.csv")
+    levels = ("q0.05", "q0.1", "q0.25", "q0.5", "q0.75", "q0.9", "q0.95")
+    assert list(frame) == ["symbol", "origin", "step", *levels]
+    report = json.loads((whole / "report.json").read_text())
+    assert len(frame) == 4 * report["origins"]["used"]
+    assert frame["origin"].min() == report["origins"]["first"]
+    quantiles = frame[list(levels)].to_numpy()
+    assert (np.diff(quantiles, axis=1) >= 0).all()
+    # Coverage can be had from this file and the bars alone.
+    bars = series_of("AAA", 900)
+    close = pd.Series(bars.values[:, 3], bars.open_times)
+    its = frame[(frame["symbol"] == "AAA") & (frame["step"] == 2)]
+    y = np.log(close[its["origin"] + 600_000].to_numpy() / close[its["origin"]].to_numpy())
+    within = np.mean((its["q0.05"] <= y) & (y <= its["q0.95"]))
+    scored = report["forecasters"]["kronos"]["symbols"]["AAA"][1]
+    assert within == pytest.approx(scored["coverage_90"])
+
+
+def test_the_same_seed_gives_the_same_report(
+    bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    small = ("--origins", "8", "--symbol", "BBB")
+    reports = [evaluate(bars, tmp_path / name, *small) for name in "ab"]
+    assert reports[0] == reports[1]
+    assert list(reports[0]["bars"]) == ["BBB"]
+    other = evaluate(bars, tmp_path / "c", *small, "--seed", "8")
+    pooled = [r["forecasters"]["kronos"]["pooled"][0]["crps"] for r in (reports[0], other)]
+    assert pooled[0] != pooled[1]
+
+
+def test_later_bars_change_no_earlier_forecast(
+    bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    row = 500
+    after = perturbed(series_of("AAA", 900), row)
+    made = []
+    for number, folder in enumerate((bars, write_series(tmp_path / "after", after))):
+        file = tmp_path / f"{number}.jsonl"
+        small = ("--origins", "9", "--symbol", "AAA", "--forecasts", str(file))
+        evaluate(folder, tmp_path / "out", *small)
+        made.append(pd.read_json(file, lines=True, precise_float=True))
+    early = made[0]["origin"] <= START_MS + row * STEP_MS
+    assert 4 * 4 <= early.sum() < len(early)
+    pd.testing.assert_frame_equal(made[0][early], made[1][early], check_exact=True)
+    assert not made[0][~early].equals(made[1][~early])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_synthetic_bars_are_possible_ones_that_can_be_read(
+    bars: Path, tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / f"made.{ending}"
+    words = ["generate", *SMALL, "--bars", str(bars), "--count", "10", "--out", str(out)]
+    assert main(words) == 0
+    made = read_bars(out, "5m")
+    assert len(made) == 10
+    assert {name.split("#")[0] for name in made} == {"AAA", "BBB"}
+    for series in made.values():
+        assert len(series) == 4
+        for one in series:
+            assert one.low <= min(one.open, one.close) <= max(one.open, one.close) <= one.high
+            assert one.volume >= 0
+    again = tmp_path / f"again.{ending}"
+    assert main([*words[:-1], str(again)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_few_contexts_are_continued_more_than_once(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "short", series_of("AAA", 26))
+    out = tmp_path / "made.csv"
+    words = ["generate", *SMALL, "--bars", str(folder), "--count", "5", "--out", str(out)]
+    assert main(words) == 0
+    frame = pd.read_csv(out)
+    assert frame["series"].nunique() == 5
+    assert frame.groupby("series")["open_time"].min().nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("evaluate --out {tmp}/o", "--bars: expected a FILE or a FOLDER"),
+        ("evaluate --bars nowhere --out {tmp}/o", "there is none at 'nowhere'"),
+        ("evaluate --bars {bars}", "--out: expected a DIR"),
+        ("evaluate --bars {bars} --out {bars}/AAA.parquet", "--out: expected a folder"),
+        ("evaluate --bars {bars} --out {tmp}/o --forecasts {tmp}/f.txt", "expected a name that"),
+        ("evaluate --bars {bars} --out {tmp}/o --symbol CCC", "symbol: expected bars of CCC in"),
+        ("evaluate --bars {bars} --out {tmp}/o --since soon", "--since: expected a time such as"),
+        (
+            "evaluate --bars {bars} --out {tmp}/o --since 2025-01-03 --until 2025-01-02",
+            "--until: expected a time after --since 2025-01-03, got 2025-01-02",
+        ),
+        ("evaluate --bars {bars} --out {tmp}/o --since 2030-01-01", "span common to all symbols"),
+        ("evaluate --bars {bars} --out {tmp}/o --horizon 126", "forecast.horizon: horizon 126"),
+        ("evaluate --bars {bars} --out {tmp}/o --calendar XNOWHERE", "bars.calendar: expected"),
+        ("evaluate --bars {bars} --out {tmp}/o --join some", "forecast.join: expected"),
+        ("evaluate --bars {bars} --out {tmp}/o --origins 1", "--origins"),
+        ("evaluate --bars {tmp} --out {tmp}/o", "expected files ending in .parquet, .csv, .jsonl"),
+        ("generate --bars {bars} --out {tmp}/g.csv", "--count: expected the number of series"),
+        ("generate --bars {bars} --count 2", "--out: expected a FILE ending in"),
+        ("generate --bars {bars} --count 2 --out {tmp}/g.txt", "expected a name that ends in"),
+        ("generate --bars {bars} --count 0 --out {tmp}/g.csv", "--count"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: str, told: str, bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.format(bars=bars, tmp=tmp_path).split()) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line
+
+
+def test_a_missing_extra_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "arch" else object())
+    assert main(["evaluate", "--bars", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "extra `evaluation`, not found: arch (pip install 'kronos-stream[evaluation]')" in line
+
+
+def test_a_symbol_in_two_files_is_told(
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--bars", str(bars), "--bars", str(bars), "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "AAA: expected its bars in one file, found two" in capsys.readouterr().err
+
+
+def test_flat_bars_give_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = series_of("AAA", 60)
+    folder = write_series(tmp_path / "flat", flat._replace(values=np.ones_like(flat.values)))
+    words = ["evaluate", *SMALL, "--bars", str(folder), "--out", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "got none (flat_anchor)" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_it(bars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inputs, "load_pair", interrupted)
+    assert main(["evaluate", "--bars", str(bars), "--out", str(bars / "o")]) == 130
+
+
+def test_progress_is_plain_lines_without_a_terminal() -> None:
+    out = io.StringIO()
+    with progress("forecasts", 3, out) as advance:
+        for _ in range(3):
+            advance()
+    assert out.getvalue() == "forecasts: 3/3, 0 s\n"
