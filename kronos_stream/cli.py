@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from . import __version__, flags
+from .cli_train import train
 from .errors import KronosStreamError, SettingsError
 from .flags import Duration, settings_of
 from .settings import Settings
@@ -71,6 +72,9 @@ def _complain(message: str) -> int:
 @click.version_option(__version__, prog_name="kronos-stream")
 def cli() -> None:
     """Trade ticks to K-lines to Kronos forecasts, over Kafka and Redis."""
+
+
+cli.add_command(train)
 
 
 @cli.command()

@@ -30,6 +30,9 @@ class Calendar(Protocol):
     def count_between(self, first: int, last: int) -> int:
         """Intervals with `first` ≤ open time < `last`."""
 
+    def places(self, open_times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ordinal of each interval (n,): neighbours differ by 1. -1 where there is none."""
+
     def stamps(self, open_times: NDArray[np.int64]) -> NDArray[np.int64]:
         """Minute, hour, weekday (Monday 0), day, month in the market's zone: (n, 5)."""
 
@@ -48,6 +51,9 @@ class AlwaysOpen:
 
     def count_between(self, first: int, last: int) -> int:
         return max(0, (last - first) // self._interval_ms)
+
+    def places(self, open_times: NDArray[np.int64]) -> NDArray[np.int64]:
+        return open_times // self._interval_ms
 
     def stamps(self, open_times: NDArray[np.int64]) -> NDArray[np.int64]:
         return _stamps(open_times)
@@ -109,6 +115,12 @@ class Sessions:
 
     def count_between(self, first: int, last: int) -> int:
         return max(0, bisect_left(self._opens, last) - bisect_left(self._opens, first))
+
+    def places(self, open_times: NDArray[np.int64]) -> NDArray[np.int64]:
+        opens = np.asarray(self._opens, np.int64)
+        at = np.searchsorted(opens, open_times)
+        exists = opens[np.minimum(at, len(opens) - 1)] == open_times
+        return np.where(exists, at, -1)
 
     def stamps(self, open_times: NDArray[np.int64]) -> NDArray[np.int64]:
         import pandas as pd

@@ -1,8 +1,8 @@
 """Bars in files: parquet, csv or JSON lines, columns named as the wire's fields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +19,20 @@ _MS_UNTIL: Final = 10**14
 """What lies outside (1973 to 5138) was counted in another unit."""
 
 
+class BarColumns(NamedTuple):
+    """Bars of one symbol in the order of their open times: `open_times` (n,) in ms, UTC; `values`
+    (n, 6) open, high, low, close, volume, amount."""
+
+    open_times: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+def read_columns(path: str | Path, interval: str) -> dict[str, BarColumns]:
+    """What `read_bars` reads, under the same rules, without an object a bar."""
+    path = Path(path)
+    return {name: _checked(path, name, part, interval).columns for name, part in _parts(path, None)}
+
+
 def read_bars(
     path: str | Path, interval: str, *, symbol: str | None = None
 ) -> dict[str, list[Bar]]:
@@ -30,29 +44,7 @@ def read_bars(
     expected.
     """
     path = Path(path)
-    frame = _frame(path)
-    if "open_time" not in frame and "timestamp" in frame:
-        frame = frame.rename(columns={"timestamp": "open_time"})
-    missing = [c for c in ("open_time", *PRICES, "volume") if c not in frame]
-    if missing:
-        raise InputError(
-            f"{path}: missing columns {', '.join(missing)}; found {', '.join(map(str, frame))}"
-        )
-    if "symbol" not in frame:
-        frame["symbol"] = path.name.split(".")[0]
-    empty = np.flatnonzero(frame["symbol"].isna())
-    if len(empty):
-        raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")
-    frame["symbol"] = frame["symbol"].astype(str)
-    if symbol is not None:
-        frame = frame[frame["symbol"] == symbol]
-    if not len(frame):
-        wanted = "any bar" if symbol is None else f"bars of {symbol}"
-        raise InputError(f"{path}: expected {wanted}, found none")
-    return {
-        str(name): _bars(path, str(name), part, interval)
-        for name, part in frame.groupby("symbol", sort=True)
-    }
+    return {name: _bars(path, name, part, interval) for name, part in _parts(path, symbol)}
 
 
 def write_bars(path: str | Path, bars: Iterable[Bar]) -> None:
@@ -107,7 +99,39 @@ def _frame(path: Path) -> Any:
     raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
 
 
-def _bars(path: Path, symbol: str, part: Any, interval: str) -> list[Bar]:
+def _parts(path: Path, symbol: str | None) -> Iterator[tuple[str, Any]]:
+    """Each symbol's part of a file, or that of `symbol` alone."""
+    frame = _frame(path)
+    if "open_time" not in frame and "timestamp" in frame:
+        frame = frame.rename(columns={"timestamp": "open_time"})
+    missing = [c for c in ("open_time", *PRICES, "volume") if c not in frame]
+    if missing:
+        raise InputError(
+            f"{path}: missing columns {', '.join(missing)}; found {', '.join(map(str, frame))}"
+        )
+    if "symbol" not in frame:
+        frame["symbol"] = path.name.split(".")[0]
+    empty = np.flatnonzero(frame["symbol"].isna())
+    if len(empty):
+        raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")
+    frame["symbol"] = frame["symbol"].astype(str)
+    if symbol is not None:
+        frame = frame[frame["symbol"] == symbol]
+    if not len(frame):
+        wanted = "any bar" if symbol is None else f"bars of {symbol}"
+        raise InputError(f"{path}: expected {wanted}, found none")
+    for name, part in frame.groupby("symbol", sort=True):
+        yield str(name), part
+
+
+class _Checked(NamedTuple):
+    """Columns that hold what they must, and the rows of the file that they came from."""
+
+    columns: BarColumns
+    order: NDArray[np.int64]
+
+
+def _checked(path: Path, symbol: str, part: Any, interval: str) -> _Checked:
     where = f"{path}: {symbol}"
     interval_ms = INTERVAL_MS[interval]
     times = _times(where, part["open_time"])
@@ -147,7 +171,13 @@ def _bars(path: Path, symbol: str, part: Any, interval: str) -> list[Bar]:
     if "interval" in part and (part["interval"] != interval).any():
         found = part["interval"][part["interval"] != interval].iloc[0]
         raise InputError(f"{where}: interval: expected {interval}, got {found!r}")
-    more = _wire_columns(where, part, order)
+    return _Checked(BarColumns(times, table), order)
+
+
+def _bars(path: Path, symbol: str, part: Any, interval: str) -> list[Bar]:
+    (times, table), order = _checked(path, symbol, part, interval)
+    interval_ms = INTERVAL_MS[interval]
+    more = _wire_columns(f"{path}: {symbol}", part, order)
     previous: list[int | None] = [None, *times[:-1].tolist()]
     return [
         Bar(
