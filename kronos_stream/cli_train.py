@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .training.loop import Outcome
     from .training.ranks import Ranks
     from .training.run import Job
-    from .training.settings import Running, TrainSettings
+    from .training.settings import TrainSettings
 
 POSITIVE: Final = click.IntRange(min=1)
 NOT_NEGATIVE: Final = click.IntRange(min=0)
@@ -54,7 +54,8 @@ _COMMON: Final = (
      "What a bar before the split counts; default: 0 for a model, 1 for a tokenizer."),
     ("--lr", {"type": ABOVE_0}, "Learning rate; default 1e-3, with --from 1e-4."),
     ("--lr-end", {"type": click.FloatRange(0, 1), "default": 0.1}, "Its share at the end."),
-    ("--warmup", {"type": NOT_NEGATIVE, "default": 100}, "Steps in which it rises."),
+    ("--warmup", {"type": NOT_NEGATIVE},
+     "Steps in which it rises; default: a tenth of all, at most 100."),
     ("--weight-decay", {"type": click.FloatRange(min=0), "default": 0.1}, "AdamW's."),
     ("--clip", {"type": ABOVE_0, "default": 1.0}, "Largest norm of the gradients."),
     ("--precision", {"type": click.Choice(["fp32", "bf16"]), "default": "fp32"},
@@ -129,11 +130,12 @@ def model(tokenizer: str, fine_condition: str, fine_head_rotary: str | None, **f
 
 
 def _run(
-    job: Callable[[dict[str, Any], dict[str, Any], "Running"], "Job"],
+    job: Callable[[dict[str, Any], dict[str, Any], "Ranks"], "Job"],
     flags: dict[str, Any],
     context_loss_weight: float,
 ) -> int:
     """Trains what `job` builds; the exit status."""
+    _check_paths(flags["bars"], flags["out"])
     from .engine.environment import set_defaults
 
     set_defaults()
@@ -141,14 +143,12 @@ def _run(
     from .training.run import train as trained
     from .training.settings import Running
 
-    _check_paths(flags["bars"], flags["out"])
     running = Running(**{name: flags[name] for name in Running.__struct_fields__})
     ranks = Ranks.join(running.device)
     try:
         common = _common(flags, context_loss_weight, ranks)
-        outcome = trained(
-            job(flags, common, running), flags["bars"], flags["out"], ranks, sys.stderr
-        )
+        what = job(flags, common, ranks)
+        outcome = trained(what, running, flags["bars"], flags["out"], ranks, sys.stderr)
     finally:
         ranks.leave()
     return _ended(outcome, flags["out"], ranks)
@@ -178,7 +178,10 @@ def _common(flags: dict[str, Any], context_loss_weight: float, ranks: "Ranks") -
         "context_loss_weight": context_loss_weight if weight is None else weight,
     }
     kept = {"min_segment": flags["min_segment"] or window}
-    rate = {"lr": flags["lr"] or (1e-4 if flags["from_"] else 1e-3)}
+    rate = {
+        "lr": flags["lr"] or (1e-4 if flags["from_"] else 1e-3),
+        "warmup": min(100, flags["steps"] // 10) if flags["warmup"] is None else flags["warmup"],
+    }
     return {
         "cleaning": Cleaning(**_fields(Cleaning, flags) | kept),
         "sampling": Sampling(**_fields(Sampling, flags) | drawn),
@@ -199,7 +202,7 @@ def _tokenizer_job(
     channel_weights: tuple[float, ...],
     flags: dict[str, Any],
     common: dict[str, Any],
-    running: "Running",
+    ranks: "Ranks",
 ) -> "Job":
     from .model.tokenizer import KronosTokenizer
     from .training import shapes
@@ -214,7 +217,7 @@ def _tokenizer_job(
     settings = _settings(
         common, stage="tokenizer", shape=module.config, start=start, channel_weights=channel_weights
     )
-    return Job(settings, running, module, TokenizerLoss(module, channel_weights))
+    return Job(settings, module, TokenizerLoss(module, channel_weights))
 
 
 def _model_job(
@@ -223,10 +226,8 @@ def _model_job(
     fine_head_rotary: str | None,
     flags: dict[str, Any],
     common: dict[str, Any],
-    running: "Running",
+    ranks: "Ranks",
 ) -> "Job":
-    import torch
-
     from .model.checkpoints import revision_of
     from .model.kronos import Kronos
     from .model.tokenizer import KronosTokenizer
@@ -241,16 +242,13 @@ def _model_job(
         _shape(flags, shapes.MODEL_SIZES), dropout=flags["dropout"] or 0.0, window=window, **bits
     )
     rotary = {"fine_head_rotary": fine_head_rotary} if fine_head_rotary else {}
-    module, start = _begun(Kronos, flags, config | rotary, rotary)
+    # A checkpoint says which windows it was trained on last: it is to be used within them.
+    changes = rotary | {"max_context": window}
+    module, start = _begun(Kronos, flags, config | rotary, changes)
     if (module.s1_bits, module.s2_bits) != (encoder.s1_bits, encoder.s2_bits):
         raise SettingsError(
             f"--tokenizer: {tokenizer} makes ids of {encoder.s1_bits}+{encoder.s2_bits} bits, "
             f"the model of --from has {module.s1_bits}+{module.s2_bits}"
-        )
-    if module.max_context < window:
-        raise SettingsError(
-            f"--window: expected at most the {module.max_context} bars of the model of --from, "
-            f"got {window}"
         )
     settings = _settings(
         common,
@@ -260,8 +258,8 @@ def _model_job(
         tokenizer=revision_of(encoder),
         fine_condition=fine_condition,
     )
-    encoder.to(torch.device(running.device)).requires_grad_(False)
-    return Job(settings, running, module, ModelLoss(module, encoder.encode, fine_condition))
+    encoder.to(ranks.device).requires_grad_(False)
+    return Job(settings, module, ModelLoss(module, encoder.encode, fine_condition))
 
 
 def _settings(common: dict[str, Any], **more: Any) -> "TrainSettings":

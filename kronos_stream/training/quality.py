@@ -35,10 +35,9 @@ def clean(places: NDArray[np.int64], values: NDArray[np.float64], rules: Cleanin
     """Segments of one symbol's bars: no segment holds a gap, a jump, a long illiquid run or a long
     stagnant one.
 
-    `places` (n,) are the calendar's ordinals (-1: outside every session), `values` (n, 6).
+    `places` (n,) are the calendar's ordinals, in order; `values` (n, 6).
     """
     n = len(places)
-    inside = places >= 0
     gap = np.ones(n, bool)
     gap[1:] = np.diff(places) != 1
     jump = np.zeros(n, bool)
@@ -55,7 +54,7 @@ def clean(places: NDArray[np.int64], values: NDArray[np.float64], rules: Cleanin
     moved = cut.copy()
     moved[1:] |= values[1:, CLOSE] != values[:-1, CLOSE]
     stagnant = (_run_lengths(moved) > rules.max_stagnant) & ~illiquid
-    kept = inside & ~illiquid & ~stagnant
+    kept = ~illiquid & ~stagnant
     spans = _spans(kept, cut)
     lengths = spans[:, 1] - spans[:, 0]
     long = lengths >= rules.min_segment
@@ -63,11 +62,11 @@ def clean(places: NDArray[np.int64], values: NDArray[np.float64], rules: Cleanin
         spans[long],
         Dropped(
             bars=n,
-            gaps=int((gap[1:] & inside[1:] & inside[:-1]).sum()),
+            gaps=int(gap[1:].sum()),
             jumps=int(jump.sum()),
-            outside_sessions=int((~inside).sum()),
-            illiquid=int((illiquid & inside).sum()),
-            stagnant=int((stagnant & inside).sum()),
+            outside_sessions=0,
+            illiquid=int(illiquid.sum()),
+            stagnant=int(stagnant.sum()),
             short=int(lengths[~long].sum()),
             kept=int(lengths[long].sum()),
             segments=int(long.sum()),

@@ -1,6 +1,7 @@
 """One training run, from bars to checkpoints."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -24,14 +25,15 @@ class Job(NamedTuple):
     """What is trained, by which loss, as which settings say."""
 
     settings: TrainSettings
-    running: Running
     trained: Checkpointed
     loss: nn.Module
 
 
-def train(job: Job, bars: list[Path], out: Path, ranks: Ranks, console: TextIO) -> Outcome:
+def train(
+    job: Job, running: Running, bars: Sequence[Path], out: Path, ranks: Ranks, console: TextIO
+) -> Outcome:
     """Reads the bars, says what was dropped, and trains; OUT/best and OUT/last are checkpoints."""
-    settings, running = job.settings, job.running
+    settings = job.settings
     settings.check()
     if running.threads:
         torch.set_num_threads(running.threads)
@@ -52,19 +54,22 @@ def train(job: Job, bars: list[Path], out: Path, ranks: Ranks, console: TextIO) 
         data=read.bank.digest(),
         out=out,
         ranks=ranks,
-        shown=lambda step: Shown(
-            console if first else None,
-            settings.stage,
-            done=step,
-            total=settings.optimisation.steps,
-        ),
     )
-    if first:
-        _write(out / "data.json", report)
-        whole = {"version": __version__, **msgspec.to_builtins(settings)}
-        _write(out / "settings.json", whole | msgspec.to_builtins(running))
-        loop.say(_summary(report, job.trained))
-    return loop.run()
+    shown = Shown(
+        console if first else None,
+        settings.stage,
+        done=loop.progress.step,
+        total=settings.optimisation.steps,
+    )
+    try:
+        if first:
+            _write(out / "data.json", report)
+            whole = {"version": __version__, **msgspec.to_builtins(settings)}
+            _write(out / "settings.json", whole | msgspec.to_builtins(running))
+            shown.say(_summary(report, job.trained))
+        return loop.run(shown)
+    finally:
+        shown.close()
 
 
 def _report(read: Read, parts: Parts, windows: list[Windows]) -> dict[str, Any]:

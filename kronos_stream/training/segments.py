@@ -57,7 +57,12 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
     parts: list[tuple[str, BarColumns, NDArray[np.int64], NDArray[np.int64]]] = []
     for symbol, columns in sorted(_by_symbol(bars_files(paths), interval).items()):
         places = calendar.places(columns.open_times)
-        spans, dropped[symbol] = clean(places, columns.values, rules)
+        inside = places >= 0
+        columns = BarColumns(columns.open_times[inside], columns.values[inside])
+        places = places[inside]
+        spans, of_symbol = clean(places, columns.values, rules)
+        outside = int((~inside).sum())
+        dropped[symbol] = of_symbol._replace(bars=len(inside), outside_sessions=outside)
         parts.append((symbol, columns, places, spans))
     if not sum(len(spans) for *_, spans in parts):
         raise InputError(
@@ -73,9 +78,11 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
     lengths = np.array([end - start for *_, start, end in rows], np.int64)
     ends = np.cumsum(lengths)
     open_times = np.concatenate([c.open_times[a:b] for _, c, _, a, b in rows])
+    # Symbols share most open times.
+    different, which = np.unique(open_times, return_inverse=True)
     bank = Bank(
         values=np.concatenate([c.values[a:b].astype(np.float32) for _, c, _, a, b in rows]),
-        stamps=calendar.stamps(open_times).astype(np.int8),
+        stamps=calendar.stamps(different).astype(np.int8)[which],
         open_times=open_times,
         places=np.concatenate([p[a:b] for _, _, p, a, b in rows]),
         spans=np.stack((ends - lengths, ends), axis=-1),

@@ -1,7 +1,7 @@
 """What a training run can be told. Every field is a flag of `kronos-stream train`."""
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -9,6 +9,24 @@ from msgspec import Struct
 from ..errors import SettingsError
 
 Stage = Literal["tokenizer", "model"]
+
+_FLAGS: Final = {
+    "stage": "kronos-stream train",
+    "split_low": "--split (its low)",
+    "split_high": "--split (its high)",
+    "start": "--from",
+    "processes": "the processes of torchrun",
+    "n_layers": "--layers",
+    "n_enc_layers": "--layers (of the encoder, and 1)",
+    "n_dec_layers": "--layers (of the decoder, and 1)",
+    "n_heads": "--heads",
+    "ffn_dropout_p": "--dropout",
+    "attn_dropout_p": "--dropout (of attention)",
+    "resid_dropout_p": "--dropout (of residuals)",
+    "token_dropout_p": "--dropout (of tokens)",
+    "max_context": "--window (max_context)",
+}
+"""Where a value's flag is not its own name."""
 
 
 class Cleaning(Struct, frozen=True, kw_only=True):
@@ -109,6 +127,11 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
                 f"--warmup: expected fewer steps than --steps {self.optimisation.steps}, got "
                 f"{self.optimisation.warmup}"
             )
+        if self.validation_windows < self.processes:
+            raise SettingsError(
+                f"--validation-windows: expected at least one for each of {self.processes} "
+                f"processes, got {self.validation_windows}"
+            )
         weights = self.channel_weights
         if len(weights) != 6 or min(weights) < 0 or sum(weights) == 0:
             raise SettingsError(
@@ -117,11 +140,11 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
             )
 
     def flat(self) -> dict[str, Any]:
-        """Every value that shapes what is learned, under the name of its flag."""
+        """Every value that shapes what is learned, under the name of its flag where it has one."""
         # Through JSON, so that it equals what was saved: a tuple there is a list.
         tree = json.loads(msgspec.json.encode(self))
         sections = ("cleaning", "sampling", "optimisation", "shape")
         flat = {key: value for key, value in tree.items() if key not in sections}
         for section in sections:
             flat |= tree[section]
-        return {key.replace("_", "-"): value for key, value in flat.items()}
+        return {_FLAGS.get(k, "--" + k.replace("_", "-")): v for k, v in flat.items()}

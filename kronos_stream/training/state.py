@@ -36,7 +36,7 @@ class State:
     weights, moments and the step are all of it."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """`settings`: all that shapes what is learned, by the names of the flags."""
+        """`settings`: all that shapes what is learned, by the names that errors give them."""
         self.path = folder / STATE
         self._settings = settings
 
@@ -81,7 +81,7 @@ class State:
             now, then = self._settings.get(name), settings.get(name)
             if now != then:
                 raise SettingsError(
-                    f"--{name}: the run in {self.path.parent} was begun with {then!r}, got "
+                    f"{name}: the run in {self.path.parent} was begun with {then!r}, got "
                     f"{now!r}; give the same, or another --out"
                 )
         module.load_state_dict(whole["module"])

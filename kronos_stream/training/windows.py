@@ -1,9 +1,10 @@
 """Windows of a bank, normalised as they will be at a forecast: statistics from before a split.
 
-A window that begins with segment's last bars may be shorter than the others: it is filled up on
-its right, where a causal model cannot see it, and the filling counts nothing.
+A segment that is shorter than a window makes one window, filled up on its right, where a causal
+model cannot see it; the filling counts nothing.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,14 @@ class Batch(NamedTuple):
     """(B, W, 5)."""
     weights: NDArray[np.float32]
     """(B, W) what each bar counts in the loss."""
+
+
+class Located(NamedTuple):
+    """Rows of the bank (B, W), and how many of each window are its own (B,): the rest repeat the
+    last one."""
+
+    rows: NDArray[np.int64]
+    length: NDArray[np.int64]
 
 
 class Parts(NamedTuple):
@@ -73,8 +82,8 @@ class Windows:
         self._bank = bank
         self._spans = spans
         self._sampling = sampling
+        self.size = sampling.window
         lengths = spans[:, 1] - spans[:, 0]
-        self.window = sampling.window
         self._until = np.cumsum(np.maximum(1, lengths - sampling.window + 1))
 
     @property
@@ -93,28 +102,43 @@ class Windows:
         missing = rng.random(size) < self._sampling.volume_dropout
         return self.at(places, shares, missing)
 
+    def fixed(
+        self, size: int, rng: np.random.Generator, *, batch: int, part: int, parts: int
+    ) -> Iterator[Batch]:
+        """Every `parts`-th of `size` windows, from the `part`-th on, in batches; none of them
+        without volume."""
+        places = rng.integers(self.count, size=size)[part::parts]
+        shares = rng.random(size)[part::parts]
+        for begin in range(0, len(places), batch):
+            cut = slice(begin, begin + batch)
+            yield self.at(places[cut], shares[cut], np.zeros(len(places[cut]), bool))
+
     def at(
         self, places: NDArray[np.int64], shares: NDArray[np.float64], missing: NDArray[np.bool_]
     ) -> Batch:
         """The windows that begin at `places` (B,) of `count`, split at `shares` (B,) of the range
         of splits; volume and amount are left out where `missing` (B,)."""
         s = self._sampling
-        segment = np.searchsorted(self._until, places, side="right")
-        ends = self._spans[segment, 1]
-        # The last place of a segment is that of its last whole window, or of its only short one.
-        last = np.maximum(self._spans[segment, 0], ends - s.window)
-        start = last - (self._until[segment] - 1 - places)
-        length = np.minimum(s.window, ends - start)
+        rows, length = self.located(places)
         high = np.minimum(s.split_high, length - 1)
         split = s.split_low + (shares * (high - s.split_low + 1)).astype(np.int64)
-        offsets = np.arange(s.window)
-        rows = np.minimum(start[:, None] + offsets, ends[:, None] - 1)
         values = self._bank.values[rows].astype(np.float64)
         values[missing, :, PRICE_CHANNELS:] = 0.0
         z, flat = normalised(values, split)
+        offsets = np.arange(s.window)
         weights = np.where(offsets < split[:, None], s.context_loss_weight, 1.0)
         weights[(offsets >= length[:, None]) | flat[:, None]] = 0.0
         return Batch(z, self._bank.stamps[rows].astype(np.int64), weights.astype(np.float32))
+
+    def located(self, places: NDArray[np.int64]) -> Located:
+        """The rows of the windows that begin at `places` (B,) of `count`."""
+        segment = np.searchsorted(self._until, places, side="right")
+        ends = self._spans[segment, 1]
+        # The last place of a segment is that of its last whole window, or of its only short one.
+        last = np.maximum(self._spans[segment, 0], ends - self.size)
+        start = last - (self._until[segment] - 1 - places)
+        rows = np.minimum(start[:, None] + np.arange(self.size), ends[:, None] - 1)
+        return Located(rows, np.minimum(self.size, ends - start))
 
 
 def normalised(
@@ -130,10 +154,11 @@ def normalised(
     mean = np.where(known, values, 0.0).sum(1) / n
     off = values - mean[:, None]
     std = np.sqrt(np.where(known, off * off, 0.0).sum(1) / n)
-    least = std[:, :PRICE_CHANNELS].min(1)
+    prices = std[:, :PRICE_CHANNELS]
+    # Rounding leaves a constant column a std of about 1e-16 of its mean.
+    flat = (prices <= 1e-12 * np.abs(mean[:, :PRICE_CHANNELS])).any(1)
+    least = np.where(flat, 1.0, prices.min(1))
     floor = np.full(std.shape, STD_FLOOR)
     floor[:, :PRICE_CHANNELS] /= tiny_price_divisor(least)[:, None]
-    # Rounding leaves a constant column a std of about 1e-16 of its mean.
-    flat = (std[:, :PRICE_CHANNELS] <= 1e-12 * np.abs(mean[:, :PRICE_CHANNELS])).any(1)
     z = np.clip(off / (std + floor)[:, None], -CLIP, CLIP)
     return z.astype(np.float32), flat
