@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -213,7 +213,7 @@ def _tokenizer_job(
     config = shapes.tokenizer_config(
         _shape(flags, shapes.TOKENIZER_SIZES), dropout=flags["dropout"] or 0.0, **bits
     )
-    module, start = _begun(KronosTokenizer, flags, config, {})
+    module, start = _begun(KronosTokenizer, "tokenizer", flags, config, {})
     settings = _settings(
         common, stage="tokenizer", shape=module.config, start=start, channel_weights=channel_weights
     )
@@ -235,7 +235,7 @@ def _model_job(
     from .training.losses import ModelLoss
     from .training.run import Job
 
-    encoder = KronosTokenizer.from_pretrained(tokenizer)
+    encoder = KronosTokenizer.from_pretrained(shapes.part_of(tokenizer, "tokenizer"))
     bits = {"s1_bits": encoder.s1_bits, "s2_bits": encoder.s2_bits}
     window = flags["window"]
     config = shapes.model_config(
@@ -244,7 +244,7 @@ def _model_job(
     rotary = {"fine_head_rotary": fine_head_rotary} if fine_head_rotary else {}
     # A checkpoint says which windows it was trained on last: it is to be used within them.
     changes = rotary | {"max_context": window}
-    module, start = _begun(Kronos, flags, config | rotary, changes)
+    module, start = _begun(Kronos, "model", flags, config | rotary, changes)
     if (module.s1_bits, module.s2_bits) != (encoder.s1_bits, encoder.s2_bits):
         raise SettingsError(
             f"--tokenizer: {tokenizer} makes ids of {encoder.s1_bits}+{encoder.s2_bits} bits, "
@@ -269,12 +269,16 @@ def _settings(common: dict[str, Any], **more: Any) -> "TrainSettings":
 
 
 def _begun(
-    cls: Any, flags: dict[str, Any], config: dict[str, Any], changes: dict[str, Any]
+    cls: Any,
+    part: Literal["model", "tokenizer"],
+    flags: dict[str, Any],
+    config: dict[str, Any],
+    changes: dict[str, Any],
 ) -> tuple[Any, str]:
     """A fresh module, or that of --from, and what it began with."""
     import torch
 
-    from .training.shapes import DROPOUTS, begun_from
+    from .training.shapes import DROPOUTS, begun_from, part_of
 
     if flags["from_"] is None:
         torch.manual_seed(flags["seed"])
@@ -285,7 +289,7 @@ def _begun(
             raise SettingsError(f"{flag}: expected none with --from, which has a shape")
     if flags["dropout"] is not None:
         changes = changes | {name: flags["dropout"] for name in DROPOUTS if name in config}
-    module, digest = begun_from(cls, flags["from_"], changes)
+    module, digest = begun_from(cls, part_of(flags["from_"], part), changes)
     return module, digest
 
 

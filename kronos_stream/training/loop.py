@@ -99,14 +99,12 @@ class Loop:
                     ends = stopped or step == steps
                     if ends or step % self._running.log_every == 0:
                         values = meter.means(self._o.batch * self._ranks.world * self._windows.size)
-                        self._check(step, values["loss"], values["grad_norm"])
                         report("train", values | {"lr": learning_rate(step - 1, self._o)})
                         meter = Meter()
                     begun = time.perf_counter()
                     if step == steps or step % self._settings.validate_every == 0:
                         report("validation", self._validated(step))
                     if ends or step % self._running.save_every == 0:
-                        self._check(step, float(losses.loss), float(norm))
                         self._save(step)
                     meter.skip(time.perf_counter() - begun)
                     if stopped:
@@ -132,6 +130,11 @@ class Loop:
         self._optimiser.zero_grad(set_to_none=True)
         losses.loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._o.clip)
+        if not math.isfinite(norm):
+            raise ModelError(
+                f"loss: expected finite gradients, those of step {step + 1} are not; nothing of it "
+                "was saved (a lower --lr or a longer --warmup may help)"
+            )
         self._optimiser.step()
         return losses, norm
 
@@ -165,10 +168,3 @@ class Loop:
         if self._ranks.rank == 0:
             save_checkpoint(self._trained, self._out / "last")
             self._state.save(self.progress, self._trained, self._optimiser)
-
-    def _check(self, step: int, *values: float) -> None:
-        if not all(map(math.isfinite, values)):
-            raise ModelError(
-                f"loss: expected a finite number, step {step} has none; {self._state.path} holds "
-                "an earlier one (a lower --lr or a longer --warmup may help)"
-            )

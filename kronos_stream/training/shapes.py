@@ -1,9 +1,11 @@
 """What is trained: a fresh module of a named size, or a checkpoint to go on from."""
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
 
-from ..model.checkpoints import Checkpointed, revision_of
+from ..model.catalog import BUILTIN, BUILTIN_FOLDER
+from ..model.checkpoints import CONFIG, Checkpointed, revision_of
 
 T = TypeVar("T", bound=Checkpointed)
 
@@ -61,10 +63,17 @@ def tokenizer_config(
     }
 
 
-def begun_from(cls: type[T], name: str, changes: Mapping[str, Any]) -> tuple[T, str]:
+def part_of(name: str, part: Literal["model", "tokenizer"]) -> str | Path:
+    """The checkpoint that `name` means: one part of `builtin` or of a folder that holds both, or
+    what it says (a checkpoint's folder, a hub id)."""
+    folder = (BUILTIN_FOLDER if name == BUILTIN else Path(name)) / part
+    return folder if (folder / CONFIG).is_file() else name
+
+
+def begun_from(cls: type[T], name: str | Path, changes: Mapping[str, Any]) -> tuple[T, str]:
     """The checkpoint `name` (a folder or a hub id) with some keys of its config changed, and the
     digest of what it was. The weights must still fit: only keys that have none may change."""
     source = cls.from_pretrained(name)
-    module = cls.from_config({**source.config, **changes}, name)
+    module = cls.from_config({**source.config, **changes}, str(name))
     module.load_state_dict(source.state_dict())
     return module, revision_of(source)
