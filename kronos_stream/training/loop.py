@@ -18,7 +18,7 @@ from .interruption import noted_signals
 from .losses import Losses
 from .meter import Meter, WeightedMeans
 from .metrics import Metrics
-from .optimiser import learning_rate, optimiser_of
+from .optimiser import AdamW, learning_rate
 from .progress import Shown
 from .ranks import Ranks
 from .settings import Running, TrainSettings
@@ -57,8 +57,7 @@ class Loop:
         self._o = settings.optimisation
         self._trained = trained
         self._loss = loss.to(ranks.device)
-        self._wrapped = ranks.wrap(self._loss)
-        self._optimiser = optimiser_of(trained, self._o)
+        self._optimiser = AdamW(trained, self._o.weight_decay)
         self._windows = train
         self._out, self._ranks = out, ranks
         self._state = State(out, settings.flat() | {"--bars (digest)": data})
@@ -119,31 +118,30 @@ class Loop:
         return self._windows.draw(self._o.batch, np.random.default_rng(words))
 
     def _step(self, step: int, batch: Batch) -> tuple[Losses, Tensor]:
-        rate = learning_rate(step, self._o)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
         # Dropout and drawn ids of this step, wherever the run was taken up.
         words = [self._o.seed, _DROPOUT, self._ranks.rank, step]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
-        self._wrapped.train()
-        losses = self._computed(self._wrapped, batch)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._loss.train()
+        losses = self._computed(batch)
+        self._optimiser.zero_grad()
         losses.loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._o.clip)
+        parameters = self._optimiser.parameters
+        self._ranks.average([p.grad for p in parameters if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(parameters, self._o.clip)
         if not math.isfinite(norm):
             raise ModelError(
                 f"loss: expected finite gradients, those of step {step + 1} are not; nothing of it "
                 "was saved (a lower --lr or a longer --warmup may help)"
             )
-        self._optimiser.step()
+        self._optimiser.step(learning_rate(step, self._o))
         return losses, norm
 
-    def _computed(self, loss: nn.Module, batch: Batch) -> Losses:
+    def _computed(self, batch: Batch) -> Losses:
         device = self._ranks.device
         z, stamps, weights = (torch.from_numpy(a).to(device) for a in batch)
         mixed = self._o.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            computed: Losses = loss(z, stamps, weights)
+            computed: Losses = self._loss(z, stamps, weights)
         return computed
 
     @torch.no_grad()
@@ -153,7 +151,7 @@ class Loop:
         self._loss.eval()
         means = WeightedMeans()
         for batch in self._fixed:
-            means.add(self._computed(self._loss, batch))
+            means.add(self._computed(batch))
         values = means.means(self._ranks)
         # Of a tokenizer, what it loses: the quantizer's entropies are a means to that.
         judged = values.get("reconstruction", values["loss"])

@@ -1,4 +1,4 @@
-"""The losses of both stages, each a module around what is trained, so that DDP can wrap it.
+"""The losses of both stages, each a module around what is trained.
 
 Both take z (B, T, 6), stamps (B, T, 5) and weights (B, T), and give the loss and its parts: means
 over the bars that count. Sources: Kronos (design 6.1) and BSQ (Zhao et al. 2024) for the

@@ -1,10 +1,11 @@
 """Several processes that train one model, as torchrun starts them; or one alone."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from ..errors import SettingsError
@@ -38,11 +39,17 @@ class Ranks(NamedTuple):
         dist.init_process_group("nccl" if wanted.type == "cuda" else "gloo")
         return cls(dist.get_rank(), world, wanted)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose gradients are averaged over all processes."""
+    def average(self, gradients: Sequence[Tensor]) -> None:
+        """Puts the mean over all processes into each, in one message.
+
+        What torch's DistributedDataParallel does while it still computes; these models are small
+        beside what is computed with them, and nothing need be wrapped.
+        """
         if self.world == 1:
-            return module
-        return nn.parallel.DistributedDataParallel(module)
+            return
+        flat = self.total(torch.cat([g.flatten() for g in gradients])) / self.world
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients])):
+            gradient.copy_(mean.view_as(gradient))
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

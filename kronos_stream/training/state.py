@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import SettingsError
 from ..model.checkpoints import CONFIG, WEIGHTS, Checkpointed
+from .optimiser import AdamW
 
 STATE: Final = "state.pt"
 _UNREADABLE: Final = (
@@ -40,13 +41,13 @@ class State:
         self.path = folder / STATE
         self._settings = settings
 
-    def save(self, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, progress: Progress, module: nn.Module, optimiser: AdamW) -> None:
         """A kill at any moment leaves the old state or the new one."""
         whole = {
             "settings": json.dumps(self._settings),
             "progress": dict(progress._asdict()),
             "module": module.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimiser": optimiser.state_dict(),
         }
         partial = self.path.with_suffix(".tmp")
         with partial.open("wb") as file:
@@ -55,9 +56,7 @@ class State:
             os.fsync(file.fileno())
         partial.replace(self.path)
 
-    def load(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-    ) -> Progress:
+    def load(self, module: nn.Module, optimiser: AdamW, device: torch.device) -> Progress:
         """Fills both, where there is a state. SettingsError where it belongs to another run."""
         if not self.path.is_file():
             return Progress()
@@ -85,7 +84,7 @@ class State:
                     f"{now!r}; give the same, or another --out"
                 )
         module.load_state_dict(whole["module"])
-        optimizer.load_state_dict(whole["optimizer"])
+        optimiser.load_state_dict(whole["optimiser"])
         return progress
 
 
