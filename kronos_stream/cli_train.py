@@ -157,7 +157,10 @@ def _run(
 def _ended(outcome: "Outcome", out: Path, ranks: "Ranks") -> int:
     if ranks.rank == 0:
         done = outcome.progress
-        where = f"step {done.step}, best validation at step {done.best_step}"
+        best = (
+            f"best validation at step {done.best_step}" if done.best_step else "not validated yet"
+        )
+        where = f"step {done.step}, {best}"
         if outcome.signal is None:
             click.echo(f"done: {where}; checkpoints in {out / 'best'} and {out / 'last'}", err=True)
         else:

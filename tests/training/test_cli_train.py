@@ -1,6 +1,8 @@
 """The command line: both stages from files, what is wrong in one line, checkpoints to use."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from kronos_stream.cli import main
 from kronos_stream.model import KronosPredictor
 from kronos_stream.model.catalog import load_pair
+from kronos_stream.training.loop import Loop
 from tests.threads import one_thread
 from tests.training.markets import WINDOW, frame, write
 
@@ -93,6 +96,32 @@ def test_the_same_command_again_finds_it_done(
     assert run(trained, "model", "model", *SHAPE, *encoder(trained)) == 0
     assert "done: step 4" in capsys.readouterr().err
     assert (trained / "model" / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_how_to_go_on(
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    status: int,
+) -> None:
+    taken = Loop._step
+
+    def step(self: Loop, at: int, batch: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return taken(self, at, batch)
+
+    out = f"stopped{status}"
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", step)
+        assert run(trained, "model", out, *SHAPE, *encoder(trained)) == status
+    assert (
+        "stopped at step 1, not validated yet; the same command goes on" in capsys.readouterr().err
+    )
+    assert (trained / out / "last" / "config.json").is_file()
+    assert run(trained, "model", out, *SHAPE, *encoder(trained)) == 0
+    assert "done: step 4, best validation at step 4" in capsys.readouterr().err
 
 
 def test_from_a_checkpoint(trained: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 @pytest.mark.parametrize("stage", ["model", "tokenizer"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_learns(make: Make, tmp_path: Path, stage: str, precision: str) -> None:
-    make(stage=stage, precision=precision, steps=40, dropout=0.0, validate_every=10).run(SILENT)
+    make(stage=stage, precision=precision, steps=24, dropout=0.0, validate_every=8).run(SILENT)
     seen = [e["loss"] for e in lines(tmp_path / "out") if e["part"] == "validation"]
     assert seen[-1] < seen[0] - 0.05
     if stage == "tokenizer":
@@ -252,6 +252,40 @@ def test_what_decays() -> None:
     for name, parameter in model.named_parameters():
         embeds = "embedding.emb_" in name or name.endswith("_embed.weight")
         assert (id(parameter) in kept) == (embeds or "norm" in name or name.endswith("bias")), name
+
+
+def test_adamw_is_that_of_its_paper() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimiser = AdamW(layer, 0.1)
+    weight, bias = (p.detach().double().clone() for p in layer.parameters())
+    means = [torch.zeros_like(p) for p in (weight, bias)]
+    squares = [torch.zeros_like(p) for p in (weight, bias)]
+    for t in range(1, 4):
+        lr = 0.01 * t
+        optimiser.zero_grad()
+        layer(torch.tensor([[1.0, -2.0, t]])).square().sum().backward()
+        optimiser.step(lr)
+        weight *= 1 - lr * 0.1
+        for value, own, mean, square in zip(
+            (weight, bias), layer.parameters(), means, squares, strict=True
+        ):
+            assert own.grad is not None
+            g = own.grad.double()
+            mean.mul_(0.9).add_(g, alpha=0.1)
+            square.mul_(0.95).add_(g * g, alpha=0.05)
+            root = (square / (1 - 0.95**t)).sqrt() + 1e-8
+            value -= lr * (mean / (1 - 0.9**t)) / root
+            torch.testing.assert_close(own.double(), value, atol=1e-5, rtol=0)
+
+
+def test_gradients_are_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The other process has ours plus 2.
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sent: sent.mul_(2).add_(2))
+    gradients = [torch.ones(2, 2), torch.full((3,), 5.0)]
+    Ranks(0, 2, torch.device("cpu")).average(gradients)
+    assert gradients[0].tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert gradients[1].tolist() == [6.0, 6.0, 6.0]
+    assert Ranks(0, 2, torch.device("cpu")).any(False)
 
 
 def test_shown_as_lines_or_as_a_bar() -> None:
