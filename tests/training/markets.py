@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from kronos_stream.bars.calendar import AlwaysOpen
 from kronos_stream.training.segments import Bank, read_bank
@@ -67,11 +66,3 @@ def settings(**changes: Any) -> TrainSettings:
         "shape": {},
     }
     return TrainSettings(**(given | changes))
-
-
-def rows(values: list[float]) -> NDArray[np.float64]:
-    """Bars (n, 6) whose open and close are given in turns: open 0, close 0, open 1, ..."""
-    pairs = np.asarray(values, np.float64).reshape(-1, 2)
-    table = np.ones((len(pairs), 6))
-    table[:, 0], table[:, 3] = pairs[:, 0], pairs[:, 1]
-    return table
