@@ -14,6 +14,7 @@ import click
 
 from . import __version__, flags
 from .cli_evaluate import evaluate, generate
+from .cli_train import train
 from .errors import KronosStreamError, SettingsError
 from .flags import Duration, settings_of, time_ms
 from .settings import Settings
@@ -262,6 +263,7 @@ def reset(loaded: Loaded, what: Literal["bars", "forecasts"], since: str | None,
 
 cli.add_command(evaluate)
 cli.add_command(generate)
+cli.add_command(train)
 
 
 def _serve(

@@ -6,20 +6,14 @@ but the epoch's bars is known before the bar closes. k = 0 is upstream's rule: t
 bars, the closed one among them.
 """
 
-import math
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.features import STD_FLOOR, Scale
+from ..model.features import PRICE_CHANNELS, STD_FLOOR, TINY_STD, Scale, tiny_price_divisor
 from ..wire.ids import stable_int
 from ..wire.messages import ForecastSpec
-
-TINY_STD: Final = 1e-4
-"""A price channel's std under which the floor of 1e-5 would distort the scale."""
-GOOD_STD: Final = 1e-2
-PRICE_CHANNELS: Final = 4
 
 
 class Bars(NamedTuple):
@@ -99,6 +93,5 @@ def anchor_of(values: NDArray[np.float64], spec: ForecastSpec) -> Scale:
     if least < TINY_STD:
         if spec.tiny_prices == "skip":
             raise NoAnchorError("tiny_prices")
-        # Prices × 10^n with the floor kept is the same as prices kept with the floor ÷ 10^n.
-        floor[:PRICE_CHANNELS] /= 10.0 ** math.ceil(math.log10(GOOD_STD / least))
+        floor[:PRICE_CHANNELS] /= tiny_price_divisor(np.array(least))
     return Scale(mean, std, floor)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..errors import EngineError
 from ..model.checkpoints import revision_of
-from ..model.features import CLIP, Scale
+from ..model.features import CLIP, PRICE_CHANNELS, Scale
 from ..model.kronos import Kronos
 from ..model.philox import uniforms
 from ..model.sampling import Sampling
 from ..model.tokenizer import KronosTokenizer
 from ..wire.messages import AnchorInfo, ForecastSpec
-from .anchors import PRICE_CHANNELS, Bars, NoAnchorError
+from .anchors import Bars, NoAnchorError
 from .attention import Lane
 from .cache import MAX_CHUNK, PrefixCache, Prefixes, Slot
 from .messages import EngineReply, EngineRequest

@@ -8,7 +8,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import torch
 from huggingface_hub import snapshot_download
@@ -31,7 +31,9 @@ def arguments(local: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Checkpointed(nn.Module):
-    """A module that is made from the keys of its config.json."""
+    """A module that is made from the keys of its config.json: numbers, but for `words`."""
+
+    words: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -49,7 +51,9 @@ class Checkpointed(nn.Module):
             )
         known = {p.name: config[p.name] for p in parameters if p.name in config}
         for name, value in known.items():
-            if value is not None and not isinstance(value, bool | int | float):
+            if value is None or (name in cls.words and isinstance(value, str)):
+                continue
+            if not isinstance(value, bool | int | float):
                 raise ModelError(f"{source}: {name} must be a number, got {value!r}")
         try:
             return cls(**known)

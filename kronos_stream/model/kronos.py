@@ -5,7 +5,7 @@ bar's open time; hidden states (B, T, d_model); logits (B, T, 2^bits).
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -111,8 +111,11 @@ class Heads(nn.Module):
 
 
 class Kronos(Checkpointed):
-    """Arguments are the keys of the official config.json, and two of ours: `n_kv_heads` (grouped
-    queries; absent: n_heads) and `max_context` (bars; absent: 2048 for mini's shape, else 512)."""
+    """Arguments are the keys of the official config.json, and three of ours: `n_kv_heads` (grouped
+    queries; absent: n_heads), `max_context` (bars; absent: 2048 for mini's shape, else 512) and
+    `fine_head_rotary` (how the fine head places its query and keys; absent: upstream)."""
+
+    words: ClassVar[frozenset[str]] = frozenset({"fine_head_rotary"})
 
     def __init__(
         self,
@@ -130,12 +133,18 @@ class Kronos(Checkpointed):
         learn_te: bool,
         n_kv_heads: int | None = None,
         max_context: int | None = None,
+        fine_head_rotary: FineHeadRotary | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
+        if fine_head_rotary not in (None, *get_args(FineHeadRotary)):
+            raise ValueError(
+                f"fine_head_rotary must be one of {', '.join(get_args(FineHeadRotary))}, "
+                f"got {fine_head_rotary!r}"
+            )
         self.s1_bits, self.s2_bits = s1_bits, s2_bits
         is_mini = (n_layers, d_model, ff_dim, n_heads) == _MINI
         self.max_context = max_context or (2_048 if is_mini else 512)
-        self.fine_head_rotary: FineHeadRotary = "upstream"
+        self.fine_head_rotary: FineHeadRotary = fine_head_rotary or "upstream"
         self.token_drop = nn.Dropout(token_dropout_p)
         self.embedding = TokenEmbedding(s1_bits, s2_bits, d_model)
         self.time_emb = TimeEmbedding(d_model, learned=learn_te)
@@ -185,14 +194,18 @@ class Kronos(Checkpointed):
         out: Tensor = self.head.proj_s1(hidden)
         return out
 
-    def fine_logits(self, hidden: Tensor, s1: Tensor) -> Tensor:
-        """Fine logits (B, T, 2^s2_bits) of every position, given the coarse ids (B, T) chosen
-        there: causal, as in training."""
+    def fine_states(self, hidden: Tensor, s1: Tensor) -> Tensor:
+        """What the fine logits of every position are projected from (B, T, d), given the coarse
+        ids (B, T) chosen there: causal, as in training."""
         start = None if self.fine_head_rotary == "none" else 0
         q = self.dep_layer.queries(self.embedding.emb_s1(s1), start)
         k, v = self.dep_layer.keys_values(hidden, start)
         attended = self.dep_layer.cross_attn.attend(q, k, v, causal=True)
-        out: Tensor = self.head.proj_s2(self.dep_layer.finish(hidden, attended))
+        return self.dep_layer.finish(hidden, attended)
+
+    def fine_logits(self, hidden: Tensor, s1: Tensor) -> Tensor:
+        """Fine logits (B, T, 2^s2_bits) of every position, given its coarse id (B, T)."""
+        out: Tensor = self.head.proj_s2(self.fine_states(hidden, s1))
         return out
 
     def fine_logits_last(self, hidden: Tensor, s1: Tensor) -> Tensor:

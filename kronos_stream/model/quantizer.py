@@ -72,18 +72,29 @@ class Quantizer(nn.Module):
         self.beta, self.gamma0, self.gamma, self.zeta = beta, gamma0, gamma, zeta
         self.bsq = _Buffers(self.bits, group_size)
 
-    def forward(self, z: Tensor) -> Quantized:
-        """(B, T, D) → codes and loss."""
-        u = F.normalize(z, dim=-1)
+    def forward(self, z: Tensor, weights: Tensor | None = None) -> Quantized:
+        """(B, T, D) → codes and loss. `weights` (B, T) say how much each bar counts in the loss's
+        means; none: all alike."""
+        # In float32 under mixed precision, too: the entropies' 1e-8 would vanish.
+        u = F.normalize(z.float(), dim=-1)
         signs = torch.where(u > 0, 1.0, -1.0).to(u.dtype)
         codes = (u + (signs - u).detach()) * self.bits**-0.5
-        return Quantized(codes, self._loss(u, codes))
+        return Quantized(codes, self._loss(u, codes, weights))
 
-    def _loss(self, u: Tensor, codes: Tensor) -> Tensor:
-        commitment = (codes.detach() - u).square().sum(-1).mean()
+    def _loss(self, u: Tensor, codes: Tensor, weights: Tensor | None) -> Tensor:
+        def mean(per_bar: Tensor) -> Tensor:
+            """Over the bars of (B, T, ...)."""
+            flat = per_bar.flatten(0, 1)
+            if weights is None:
+                return flat.mean(0)
+            w = weights.flatten() / weights.sum()
+            total: Tensor = torch.tensordot(w, flat, dims=1)
+            return total
+
+        commitment = mean((codes.detach() - u).square().sum(-1))
         p = torch.sigmoid(4.0 * u * self.bits**-0.5)
-        per_sample = _entropy(p).sum(-1).mean()
-        of_codebook = _entropy(p.flatten(0, -2).mean(0)).sum()
+        per_sample = mean(_entropy(p).sum(-1))
+        of_codebook = _entropy(mean(p)).sum()
         entropy = self.gamma0 * per_sample - self.gamma * of_codebook
         return self.beta * commitment + self.zeta * entropy
 

@@ -84,9 +84,10 @@ class KronosTokenizer(Checkpointed):
             group_size=group_size,
         )
 
-    def forward(self, x: Tensor) -> TokenizerOutput:
-        """Normalised bars (B, T, 6) → both reconstructions, loss, codes, full ids."""
-        codes, loss = self.tokenizer(self.latents(x))
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> TokenizerOutput:
+        """Normalised bars (B, T, 6) → both reconstructions, loss, codes, full ids. `weights` (B, T)
+        say how much each bar counts in the quantizer's loss; none: all alike."""
+        codes, loss = self.tokenizer(self.latents(x), weights)
         coarse = self._decoded(self.post_quant_embed_pre(codes[..., : self.s1_bits]))
         full = self._decoded(self.post_quant_embed(codes))
         return TokenizerOutput(coarse, full, loss, codes, ids_of_bits(codes > 0))

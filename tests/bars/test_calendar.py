@@ -73,9 +73,18 @@ def test_what_follows_a_bar_of_new_york(xnys: Calendar, last: str, following: st
     begin, end = at(NEW_YORK, last), at(NEW_YORK, following)
     assert xnys.is_open(begin)
     assert xnys.next_open(begin) == end
+    first, second = xnys.places(np.array([begin, end]))
+    assert second == first + 1 > 0
     assert xnys.next_open(end - 1) == end
     assert xnys.count_between(begin, end) == 1
     assert not any(xnys.is_open(t) for t in range(begin + STEP, end, STEP))
+
+
+def test_what_does_not_exist_has_no_place(xnys: Calendar) -> None:
+    times = [at(NEW_YORK, t) for t in ("2024-08-07T16:00", "2024-08-10T10:00", "1980-01-07T10:00")]
+    assert xnys.places(np.array(times)).tolist() == [-1, -1, -1]
+    assert xnys.places(np.array([2**52])).tolist() == [-1]
+    assert calendar_of(ALWAYS, STEP).places(np.array([7 * STEP])).tolist() == [7]
 
 
 @pytest.mark.parametrize(

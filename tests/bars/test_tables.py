@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kronos_stream.bars.tables import ENDINGS, read_bars, write_bars
+from kronos_stream.bars.tables import ENDINGS, read_bars, read_columns, write_bars
 from kronos_stream.errors import InputError
 from kronos_stream.wire.messages import Bar
 from tests.samples import START_MS, STEP_MS, bar
@@ -62,6 +62,18 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path, ending: str) -> No
     for found, written in zip([*read["AAA"], *read["00700"]], [*_series(), other], strict=True):
         assert [getattr(found, n) for n in names] == [getattr(written, n) for n in names]
     assert [b.prev_open_time for b in read["AAA"]] == [None, START_MS, START_MS + STEP_MS]
+
+
+def test_columns_are_those_of_the_bars(tmp_path: Path) -> None:
+    path = tmp_path / "bars.csv"
+    write_bars(path, [*_series()[::-1], bar("00700", 3)])
+    columns, bars = read_columns(path, "5m"), read_bars(path, "5m")
+    assert list(columns) == list(bars)
+    for symbol, (open_times, values) in columns.items():
+        assert open_times.tolist() == [b.open_time for b in bars[symbol]]
+        assert values.tolist() == [
+            [b.open, b.high, b.low, b.close, b.volume, b.amount] for b in bars[symbol]
+        ]
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])

@@ -84,12 +84,14 @@ def test_the_config_holds_the_official_keys_and_ours_only_where_set(tmp_path: Pa
     for changes, more in (
         ({"max_context": None}, set()),
         ({"n_kv_heads": 2}, {"n_kv_heads", "max_context"}),
+        ({"fine_head_rotary": "none"}, {"fine_head_rotary", "max_context"}),
     ):
         model, _ = tiny_pair(**changes)
         model.save_pretrained(tmp_path)
         assert json.loads((tmp_path / "config.json").read_text()).keys() == official | more
         read = Kronos.from_pretrained(tmp_path)
         assert read.max_context == model.max_context
+        assert read.fine_head_rotary == model.fine_head_rotary
         assert torch.equal(coarse(read), coarse(model))
 
 
@@ -192,6 +194,11 @@ def test_a_broken_config(saved: Path, content: bytes) -> None:
         ({"d_model": ..., "n_heads": ...}, "needs the keys d_model, n_heads"),
         ({"d_model": "32"}, "d_model must be a number, got '32'"),
         ({"n_layers": [2]}, "n_layers must be a number"),
+        (
+            {"fine_head_rotary": "sideways"},
+            "fine_head_rotary must be one of upstream, trained, none",
+        ),
+        ({"fine_head_rotary": 1}, "fine_head_rotary must be one of upstream, trained, none"),
         ({"n_layers": 2.5}, "no Kronos can be built"),
         ({"n_heads": 0}, "no Kronos can be built"),
         ({"n_heads": 5}, "n_heads"),

@@ -1,0 +1,98 @@
+"""What a killed run goes on from: one file, replaced whole, and nothing in it is unpickled."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import nn
+
+from ..errors import SettingsError
+from ..model.checkpoints import CONFIG, WEIGHTS, Checkpointed
+from .optimiser import AdamW
+
+STATE: Final = "state.pt"
+_UNREADABLE: Final = (
+    RuntimeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    EOFError,
+    pickle.PickleError,
+)
+
+
+class Progress(NamedTuple):
+    """How far a run is, and the best validation so far."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+
+
+class State:
+    """The saved state in a folder. Windows, learning rate and dropout follow from the step, so
+    weights, moments and the step are all of it."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """`settings`: all that shapes what is learned, by the names that errors give them."""
+        self.path = folder / STATE
+        self._settings = settings
+
+    def save(self, progress: Progress, module: nn.Module, optimiser: AdamW) -> None:
+        """A kill at any moment leaves the old state or the new one."""
+        whole = {
+            "settings": json.dumps(self._settings),
+            "progress": dict(progress._asdict()),
+            "module": module.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        }
+        partial = self.path.with_suffix(".tmp")
+        with partial.open("wb") as file:
+            torch.save(whole, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def load(self, module: nn.Module, optimiser: AdamW, device: torch.device) -> Progress:
+        """Fills both, where there is a state. SettingsError where it belongs to another run."""
+        if not self.path.is_file():
+            return Progress()
+        try:
+            whole = torch.load(self.path, map_location=device, weights_only=True)
+            settings = json.loads(whole["settings"])
+            progress = Progress(**whole["progress"])
+        except (
+            RuntimeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            EOFError,
+            pickle.PickleError,
+        ) as error:
+            raise SettingsError(
+                f"--out: {self.path} cannot be read ({type(error).__name__}); remove it to begin "
+                "anew"
+            ) from error
+        for name in sorted(self._settings.keys() | settings.keys()):
+            now, then = self._settings.get(name), settings.get(name)
+            if now != then:
+                raise SettingsError(
+                    f"{name}: the run in {self.path.parent} was begun with {then!r}, got "
+                    f"{now!r}; give the same, or another --out"
+                )
+        module.load_state_dict(whole["module"])
+        optimiser.load_state_dict(whole["optimiser"])
+        return progress
+
+
+def save_checkpoint(module: Checkpointed, folder: Path) -> None:
+    """The official layout, each file replaced whole."""
+    partial = folder.with_name(f".{folder.name}.tmp")
+    module.save_pretrained(partial)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        (partial / name).replace(folder / name)
+    partial.rmdir()
