@@ -8,10 +8,10 @@ PYTEST_ARGS ?=
 
 SEED ?= 1
 
-.PHONY: help install run test chaos soak fuzz lint format bench clean
+.PHONY: help install run test chaos soak fuzz lint format bench builtin clean
 
 help:
-	@echo "make install | run | test | chaos | soak | fuzz | lint | format | bench | clean"
+	@echo "make install | run | test | chaos | soak | fuzz | lint | format | bench | builtin | clean"
 
 install: $(STAMP)
 
@@ -62,6 +62,10 @@ $(PEERS)/.installed: $(STAMP)
 
 bench: $(VENV)/.installed-dev $(PEERS)/.installed
 	$(BIN)/python -m benchmarks $(CASE)
+
+# Both stages of the built-in model, some two hours on 2 cores: make builtin BARS=FOLDER
+builtin: install
+	$(BIN)/python deploy/builtin.py $(BARS)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
