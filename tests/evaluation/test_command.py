@@ -16,7 +16,7 @@ from kronos_stream.evaluation import command, extra, inputs
 from kronos_stream.evaluation.progress import progress
 from tests.engine.requests import tiny_pair
 from tests.samples import START_MS, STEP_MS
-from tests.threads import one_thread
+from tests.threads import threads
 
 from .samples import perturbed, series_of, write_series
 
@@ -26,7 +26,7 @@ SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(inputs, "load_pair", lambda *args, **options: tiny_pair())
-    with one_thread():
+    with threads(1):
         yield
 
 
@@ -47,7 +47,7 @@ def evaluate(bars: Path, out: Path, *more: str) -> dict[str, Any]:
 def whole(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a report, and forecasts.csv in it."""
     out = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch, one_thread():
+    with pytest.MonkeyPatch.context() as patch, threads(1):
         patch.setattr(inputs, "load_pair", lambda *args, **options: tiny_pair())
         evaluate(bars, out, "--both-joins", "--forecasts", str(out / "forecasts.csv"))
     return out

@@ -13,14 +13,14 @@ from kronos_stream.forecasts.record import due_forecast
 from kronos_stream.forecasts.repair import repair
 from kronos_stream.wire.messages import ForecastSpec
 from tests.engine.requests import paths_of, tiny_pair
-from tests.threads import one_thread
+from tests.threads import threads
 
 from .samples import CALENDAR, perturbed, replaced, series_of, spec
 
 
 @pytest.fixture(autouse=True)
 def _same_threads() -> Iterator[None]:
-    with one_thread():
+    with threads(1):
         yield
 
 

@@ -16,7 +16,7 @@ from kronos_stream.cli import main
 from kronos_stream.model import KronosPredictor
 from kronos_stream.model.catalog import load_pair
 from kronos_stream.training.loop import Loop
-from tests.threads import one_thread
+from tests.threads import threads
 from tests.training.markets import WINDOW, frame, write
 
 SMALL = [
@@ -29,7 +29,7 @@ BITS = ["--s1-bits", "4", "--s2-bits", "3"]
 
 @pytest.fixture(autouse=True)
 def single() -> Iterator[None]:
-    with one_thread():
+    with threads(1):
         yield
 
 
@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with bars/, and both stages trained into tokenizer/ and model/."""
     folder = tmp_path_factory.mktemp("trained")
     write(folder / "bars", AAA=frame(400), BBB=frame(400, seed=1).drop(index=100))
-    with one_thread():
+    with threads(1):
         assert run(folder, "tokenizer", "tokenizer", *SHAPE, *BITS) == 0
         assert run(folder, "model", "model", *SHAPE, *encoder(folder)) == 0
     return folder

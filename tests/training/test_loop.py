@@ -24,7 +24,7 @@ from kronos_stream.training.segments import Bank
 from kronos_stream.training.settings import Optimisation, Running
 from kronos_stream.training.shapes import model_config, tokenizer_config
 from kronos_stream.training.windows import Windows, split_in_time
-from tests.threads import one_thread
+from tests.threads import threads
 from tests.training.markets import TINY, WINDOW, bank_of, frame, settings, write
 
 SILENT = Shown(None, "", done=0, total=0)
@@ -33,7 +33,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 @pytest.fixture(autouse=True)
 def single() -> Iterator[None]:
-    with one_thread():
+    with threads(1):
         yield
 
 
