@@ -20,6 +20,7 @@ from rich.table import Table
 
 from kronos_stream.bars.calendar import calendar_of
 from kronos_stream.engine.anchors import NoAnchorError, anchor_of
+from kronos_stream.engine.loading import load
 from kronos_stream.engine.spec import resolve_spec
 from kronos_stream.evaluation.baselines import realised_returns
 from kronos_stream.evaluation.collect import collect
@@ -29,7 +30,6 @@ from kronos_stream.evaluation.progress import progress
 from kronos_stream.evaluation.sampler import Sampler
 from kronos_stream.evaluation.series import Series, read_series
 from kronos_stream.flags import time_ms
-from kronos_stream.model.catalog import load_pair
 from kronos_stream.model.kronos import Kronos
 from kronos_stream.model.tokenizer import KronosTokenizer
 from kronos_stream.settings import ForecastSettings, ModelSettings, Settings
@@ -39,6 +39,7 @@ from kronos_stream.wire.messages import ForecastSpec
 STEPS: Final = (1, 6, 24)
 OLDEST: Final = 64
 INTERVAL: Final = "5m"
+CALENDAR: Final = calendar_of("24/7", INTERVAL_MS[INTERVAL])
 CHOICES: Final[dict[str, dict[str, Any]]] = {
     "anchor_every 1": {},
     "anchor_every 0": {"anchor_every": 0},
@@ -73,13 +74,12 @@ def main() -> int:
     parser.add_argument("--paths", type=int, default=30)
     parser.add_argument("--max-context", type=int)
     a = parser.parse_args()
-    pair = _pair(a.model, a.max_context)
-    calendar = calendar_of("24/7", INTERVAL_MS[INTERVAL])
-    series = read_series([a.bars], a.symbol, INTERVAL, calendar)
+    pair = load(ModelSettings(model=a.model, max_context=a.max_context))
+    series = read_series([a.bars], a.symbol, INTERVAL, CALENDAR)
     lookback = min(400, pair[0].max_context - OLDEST - max(STEPS))
     grid = lay_grid(
         series,
-        calendar,
+        CALENDAR,
         context=lookback + OLDEST,
         horizon=max(STEPS),
         count=a.origins,
@@ -87,7 +87,8 @@ def main() -> int:
     )
     chosen = [(name, pair, changes) for name, changes in CHOICES.items()]
     if a.unrotated:
-        other, none = _pair(a.unrotated, a.max_context), {"fine_head_rotary": "none"}
+        other = load(ModelSettings(model=a.unrotated, max_context=a.max_context))
+        none = {"fine_head_rotary": "none"}
         chosen.append(("trained and run with fine_head_rotary none", other, none))
     scored: dict[str, Scored] = {}
     for name, one, changes in chosen:
@@ -96,16 +97,9 @@ def main() -> int:
         scored[name] = first
         if not changes:
             scored["join none"] = second
-    flips = _flips(pair, series, grid, lookback)
+    flips = _flips(pair, series, grid, _spec(pair, {"lookback": lookback}))
     _show(f"{a.model}, lookback {lookback}, {a.paths} paths", scored, flips, grid)
     return 0
-
-
-def _pair(model: str, max_context: int | None) -> Pair:
-    pair = load_pair(model)
-    if max_context:
-        pair[0].max_context = max_context
-    return pair
 
 
 def _spec(pair: Pair, forecast: dict[str, Any]) -> ForecastSpec:
@@ -123,7 +117,7 @@ def _scored(
     y = realised_returns(series, grid.origins, spec.horizon)
     with progress(name, len(grid.origins), sys.stderr) as advance:
         collected = collect(
-            Sampler(pair, spec, calendar_of("24/7", INTERVAL_MS[INTERVAL])),
+            Sampler(pair, spec, CALENDAR),
             series,
             grid,
             y,
@@ -145,7 +139,7 @@ def _scored(
 
 @torch.no_grad()
 def _flips(
-    pair: Pair, series: list[Series], grid: Grid, lookback: int
+    pair: Pair, series: list[Series], grid: Grid, spec: ForecastSpec
 ) -> dict[str, tuple[float, float]]:
     """Shares of coarse and of fine ids of the last bar that an anchor of the mean age of an epoch
     changes, against the anchor of the bar before."""
@@ -155,7 +149,7 @@ def _flips(
         for origin in grid.origins:
             try:
                 fresh, aged = (
-                    _ids(pair[1], series[origin.series], origin.row, lookback, age)
+                    _ids(pair[1], series[origin.series], origin.row, spec, age)
                     for age in (0, every // 2)
                 )
             except NoAnchorError:
@@ -167,18 +161,14 @@ def _flips(
 
 
 def _ids(
-    tokenizer: KronosTokenizer, series: Series, row: int, lookback: int, age: int
+    tokenizer: KronosTokenizer, series: Series, row: int, spec: ForecastSpec, age: int
 ) -> tuple[int, int]:
     """Ids of the bar at `row` under the anchor that ends `age` bars before the bar before it."""
-    begin, split = row - lookback - age, row - age
-    scale = anchor_of(series.values[begin:split], _SPEC)
+    begin, split = row - spec.lookback - age, row - age
+    scale = anchor_of(series.values[begin:split], spec)
     z = torch.from_numpy(scale.normalise(series.values[begin : row + 1]))
     s1, s2 = tokenizer.encode(z[None])
     return int(s1[0, -1]), int(s2[0, -1])
-
-
-_SPEC: Final = resolve_spec(Settings(), 512, "24/7")
-"""For its rule of tiny prices."""
 
 
 def _show(

@@ -7,16 +7,16 @@ threads waits where other work takes a core.
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from safetensors.torch import load_file, save_file
+import torch
 
+from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.catalog import BUILTIN_FOLDER
-from kronos_stream.model.checkpoints import CONFIG, WEIGHTS
+from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
 PROCESSES: Final = 2
@@ -41,8 +41,8 @@ def main() -> int:
     tokenizer, model = a.cache / "tokenizer", a.cache / "model"
     _train("tokenizer", a.bars, tokenizer, *TOKENIZER)
     _train("model", a.bars, model, "--tokenizer", str(tokenizer / "best"), *MODEL)
-    for part, folder in (("tokenizer", tokenizer), ("model", model)):
-        _round(folder / "best", a.out / part)
+    _round(KronosTokenizer, tokenizer / "best", a.out / "tokenizer")
+    _round(Kronos, model / "best", a.out / "model")
     return 0
 
 
@@ -52,15 +52,9 @@ def _train(stage: str, bars: Path, out: Path, *recipe: str) -> None:
     subprocess.run([sys.executable, *launch, *stage_of, *COMMON, *recipe], check=True)
 
 
-def _round(best: Path, out: Path) -> None:
+def _round(cls: type[Checkpointed], best: Path, out: Path) -> None:
     """A checkpoint in float16."""
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(best / CONFIG, out / CONFIG)
-    rounded = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in load_file(best / WEIGHTS).items()
-    }
-    save_file(rounded, out / WEIGHTS, metadata={"format": "pt"})
+    cls.from_pretrained(best).save_pretrained(out, dtype=torch.float16)
     size = (out / WEIGHTS).stat().st_size
     print(json.dumps({"part": str(out), "mb": round(size / 1e6, 2)}))
 

@@ -10,22 +10,17 @@ import click
 
 from . import flags
 from .errors import SettingsError
-from .flags import settings_of, time_ms
+from .flags import check_bars, settings_of, time_ms
 from .settings_loading import Loaded
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 ANY = click.Path(path_type=Path)
 
 
-def _bars(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def _check_bars(paths: tuple[Path, ...]) -> None:
     if not paths:
         raise SettingsError("--bars: expected a FILE or a FOLDER of bars")
-    for path in paths:
-        if not path.exists():
-            raise SettingsError(
-                f"--bars: expected a file or folder, there is none at {str(path)!r}"
-            )
-    return paths
+    check_bars(paths)
 
 
 def _span(since: str | None, until: str | None) -> tuple[int | None, int | None]:
@@ -82,7 +77,7 @@ def evaluate(
 
     require_extra()
     begin, end = _span(since, until)
-    bars = _bars(bars)
+    _check_bars(bars)
     if out is None:
         raise SettingsError("--out: expected a DIR for the report")
     if out.exists() and not out.is_dir():
@@ -121,7 +116,7 @@ def generate(
 ) -> int:
     """Synthetic K-lines: sampled continuations of real bars, --horizon bars each."""
     begin, end = _span(since, until)
-    bars = _bars(bars)
+    _check_bars(bars)
     if count is None:
         raise SettingsError("--count: expected the number of series to make")
     if out is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from .errors import InputError, SettingsError
+from .flags import check_bars
 from .wire.intervals import INTERVAL_MS
 
 if TYPE_CHECKING:
@@ -327,8 +328,6 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _check_paths(bars: tuple[Path, ...], out: Path) -> None:
     """What can be said before torch is imported."""
-    for path in bars:
-        if not path.exists():
-            raise InputError(f"--bars: expected a file or folder, there is none at {str(path)!r}")
+    check_bars(bars)
     if not out.absolute().parent.is_dir():
         raise InputError(f"--out: expected an existing folder, {out.absolute().parent} is none")

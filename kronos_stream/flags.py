@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -178,6 +178,15 @@ def _set(pairs: tuple[str, ...]) -> dict[str, Given]:
             raise SettingsError(f"--set {pair}: {unknown(key.strip(), keys())}")
         given[key.strip()] = Given(value, f"flag --set {key.strip()}")
     return given
+
+
+def check_bars(paths: Iterable[Path]) -> None:
+    """SettingsError where one of them is not there."""
+    for path in paths:
+        if not path.exists():
+            raise SettingsError(
+                f"--bars: expected a file or folder, there is none at {str(path)!r}"
+            )
 
 
 def time_ms(flag: str, text: str | None) -> int:

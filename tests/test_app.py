@@ -3,20 +3,9 @@
 import msgspec
 
 from kronos_stream.app import _scope
-from kronos_stream.engine.messages import EngineHello
 from kronos_stream.settings import KafkaSettings, Settings
 from tests.engine.requests import spec
-
-HELLO = EngineHello(
-    model="builtin",
-    model_revision="abc",
-    max_context=256,
-    device="cpu",
-    dtype="float32",
-    threads=1,
-    cache_bytes=0,
-    slots=0,
-)
+from tests.forecasts.fake_engine import HELLO
 
 
 def test_contexts_of_another_bars_topic_are_not_mixed_in() -> None:

@@ -16,6 +16,7 @@ import structlog
 from msgspec import Struct
 
 from .. import telemetry
+from ..clock import wall_ms
 from ..errors import BrokerError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Record
@@ -51,10 +52,6 @@ class _Metadata(Struct, frozen=True, omit_defaults=True):
     """The watermark just before that offset, ms."""
     fed: bool = False
     """The feed writes markers in this partition."""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class _Partition:
@@ -110,7 +107,7 @@ class BarsService:
         backpressure: Backpressure | None = None,
         on_bar: Callable[[Bar], None] | None = None,
         on_late: Callable[[str], None] | None = None,
-        clock: Callable[[], int] = _now_ms,
+        clock: Callable[[], int] = wall_ms,
         monotonic: Callable[[], float] = time.monotonic,
         commit_every_s: float = COMMIT_EVERY_S,
     ) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
+from .calendar import Calendar
 
 PRICES: Final = ("open", "high", "low", "close")
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
@@ -31,6 +32,22 @@ def read_columns(path: str | Path, interval: str) -> dict[str, BarColumns]:
     """What `read_bars` reads, under the same rules, without an object a bar."""
     path = Path(path)
     return {name: _checked(path, name, part, interval).columns for name, part in _parts(path, None)}
+
+
+class Placed(NamedTuple):
+    """Columns with the calendar's ordinals of their bars, and how many bars it left out."""
+
+    columns: BarColumns
+    places: NDArray[np.int64]
+    outside: int
+
+
+def placed(columns: BarColumns, calendar: Calendar) -> Placed:
+    """The bars that lie in the calendar's intervals."""
+    places = calendar.places(columns.open_times)
+    inside = places >= 0
+    kept = BarColumns(columns.open_times[inside], columns.values[inside])
+    return Placed(kept, places[inside], int((~inside).sum()))
 
 
 def read_bars(

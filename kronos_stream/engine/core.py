@@ -20,7 +20,7 @@ from ..model.kronos import Kronos
 from ..model.philox import uniforms
 from ..model.sampling import Sampling
 from ..model.tokenizer import KronosTokenizer
-from ..wire.messages import AnchorInfo, ForecastSpec
+from ..wire.messages import CLOSE, AnchorInfo, ForecastSpec
 from .anchors import Bars, NoAnchorError
 from .attention import Lane
 from .cache import MAX_CHUNK, PrefixCache, Prefixes, Slot
@@ -31,7 +31,6 @@ from .prefill import Last, advance, prefill
 from .replay import Replay
 from .rollout import Inputs, Suffixes, rollout
 
-CLOSE: Final = 3
 GROUP_ROWS: Final = 256
 """Paths rolled out side by side, about: enough that products run at full speed, and few enough
 that what they pass on stays in the processor's cache."""

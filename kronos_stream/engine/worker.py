@@ -5,16 +5,16 @@ terminal sends to the whole group: the parent decides when it stops.
 """
 
 import signal
-import time
 from multiprocessing.connection import Connection
 
 import msgspec
 import torch
 
+from ..clock import wall_ms
 from ..errors import KronosStreamError
-from ..model.catalog import load_pair
 from ..model.checkpoints import revision_of
 from .core import Engine
+from .loading import load
 from .messages import (
     MAX_FRAME,
     Answer,
@@ -29,11 +29,6 @@ from .messages import (
     Refused,
     Replies,
 )
-
-
-def wall_ms() -> int:
-    """Wall-clock milliseconds, UTC."""
-    return time.time_ns() // 1_000_000
 
 
 def main(pipe: Connection) -> None:
@@ -77,14 +72,10 @@ class Worker:
         return self._engine is not None and self._engine.step_idle()
 
     def _load(self, config: EngineConfig) -> EngineHello:
-        if config.threads:
-            torch.set_num_threads(config.threads)
         # TF32 would cut the encoder's mantissa, and with it flip bits of ids.
         torch.backends.cuda.matmul.allow_tf32 = False
         self._config = config
-        self._pair = load_pair(config.model, config.tokenizer, revision=config.revision)
-        if config.max_context:
-            self._pair[0].max_context = config.max_context
+        self._pair = load(config)
         self._revision = revision_of(*self._pair)
         return self._hello(0, 0)
 

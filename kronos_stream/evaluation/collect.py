@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..forecasts.repair import CLOSE
+from ..wire.messages import CLOSE
 from .origins import Grid, Origin
 from .predictions import Array, Predictions
 from .sampler import Sampler

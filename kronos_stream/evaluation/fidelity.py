@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..forecasts.repair import CLOSE, HIGH, LOW, VOLUME
+from ..wire.messages import CLOSE, HIGH, LOW, VOLUME
 from .predictions import Array
 
 TRAIN_SHARE: Final = 0.6

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..bars.calendar import Calendar, calendar_of
+from ..engine.loading import load
 from ..engine.spec import resolve_spec
 from ..errors import SettingsError
-from ..model.catalog import load_pair
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
 from ..settings import Settings
@@ -27,15 +27,7 @@ class Opened(NamedTuple):
 
 def open_inputs(settings: Settings, bars: Sequence[Path], symbols: Sequence[str]) -> Opened:
     """Loads both; errors name what is wrong with either."""
-    if settings.model.threads:
-        import torch
-
-        torch.set_num_threads(settings.model.threads)
-    pair = load_pair(
-        settings.model.model, settings.model.tokenizer, revision=settings.model.revision
-    )
-    if settings.model.max_context:
-        pair[0].max_context = settings.model.max_context
+    pair = load(settings.model)
     name, interval = settings.bars.calendar, settings.bars.interval
     if any(other != name for other in settings.bars.symbol_calendars.values()):
         raise SettingsError(

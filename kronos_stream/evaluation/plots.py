@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..forecasts.repair import CLOSE
+from ..wire.messages import CLOSE
 from .predictions import LEVELS
 from .report import shown_steps
 from .run import Evaluated

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from ..progress import bar_on
 
 LINE_EVERY_S: Final = 15.0
 
@@ -15,13 +14,7 @@ LINE_EVERY_S: Final = 15.0
 def progress(what: str, total: int, out: TextIO) -> Iterator[Callable[[], None]]:
     """Gives what is to be called after each of `total` units."""
     if out.isatty():
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(file=out)) as bar:
+        with bar_on(out) as bar:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
         return

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..forecasts.repair import CLOSE
+from ..wire.messages import CLOSE
 from .bootstrap import RESAMPLES, block_length, draw_weights, interval
 from .diebold_mariano import diebold_mariano, mean_by_time
 from .fidelity import Windows, fidelity

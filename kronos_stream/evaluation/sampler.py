@@ -1,6 +1,5 @@
 """Forecasts at many origins, by the engine and the anchor rule that serve the stream."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -9,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
+from ..clock import wall_ms
 from ..engine.core import Engine
 from ..engine.messages import EngineRequest
 from ..engine.spec import bars_needed
 from ..forecasts.record import due_forecast
-from ..forecasts.repair import CLOSE, repair
+from ..forecasts.repair import repair
 from ..model.checkpoints import revision_of
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
-from ..wire.messages import ForecastSpec
+from ..wire.messages import CLOSE, ForecastSpec
 from .origins import Origin
 from .series import Series
 
@@ -85,7 +85,7 @@ class Sampler:
         for start in range(0, len(origins), size):
             batch = origins[start : start + size]
             requests = [self.request(series[origin.series], origin.row) for origin in batch]
-            for origin, reply in zip(batch, self._engine.forecast(requests, _wall_ms)):
+            for origin, reply in zip(batch, self._engine.forecast(requests, wall_ms)):
                 last_close = float(series[origin.series].values[origin.row, CLOSE])
                 if reply.anchor is None:
                     empty = np.empty((0, self.spec.horizon, 6))
@@ -101,7 +101,3 @@ class Sampler:
                     close_mean=reply.anchor.mean[CLOSE],
                     close_std=reply.anchor.std[CLOSE],
                 )
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import ENDINGS, read_columns
+from ..bars.tables import ENDINGS, placed, read_columns
 from ..context.window import Window
 from ..errors import InputError
-from ..forecasts.repair import CLOSE
+from ..wire.messages import CLOSE
 
 
 class Series(NamedTuple):
@@ -62,16 +62,8 @@ def read_series(
                 continue
             if symbol in found:
                 raise InputError(f"{file}: {symbol}: expected its bars in one file, found two")
-            places = calendar.places(columns.open_times)
-            inside = places >= 0
-            found[symbol] = Series(
-                symbol=symbol,
-                interval=interval,
-                open_times=columns.open_times[inside],
-                values=columns.values[inside],
-                places=places[inside],
-                outside=int((~inside).sum()),
-            )
+            kept, places, outside = placed(columns, calendar)
+            found[symbol] = Series(symbol, interval, *kept, places, outside)
     missing = [symbol for symbol in symbols if symbol not in found]
     if missing:
         where = ", ".join(map(str, paths))

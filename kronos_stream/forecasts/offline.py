@@ -1,6 +1,5 @@
 """Bars file → forecast file, without a broker: the very same engine and record as the stream's."""
 
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,12 +7,13 @@ import msgspec
 
 from ..bars.calendar import calendar_of
 from ..bars.tables import check_ending, read_bars, write_rows
+from ..clock import wall_ms
 from ..context.window import Window
 from ..engine.core import Engine
+from ..engine.loading import load
 from ..engine.messages import EngineHello
 from ..engine.spec import bars_needed, resolve_spec
 from ..errors import InputError
-from ..model.catalog import load_pair
 from ..settings import Settings
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Forecast, Timing
@@ -47,20 +47,12 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
     """The record at the last bar of `symbol` in a bars file."""
     interval = settings.bars.interval
     series = read_bars(bars, interval, symbol=symbol)[symbol]
-    if settings.model.threads:
-        import torch
-
-        torch.set_num_threads(settings.model.threads)
-    pair = load_pair(
-        settings.model.model, settings.model.tokenizer, revision=settings.model.revision
-    )
-    if settings.model.max_context:
-        pair[0].max_context = settings.model.max_context
+    pair = load(settings.model)
     calendar_name = settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
     calendar = calendar_of(calendar_name, INTERVAL_MS[interval])
     spec = resolve_spec(settings, pair[0].max_context, calendar_name)
     engine = Engine(*pair, spec, device=settings.model.device)
-    read_ms = _wall_ms()
+    read_ms = wall_ms()
     window = Window.from_bars(series[-bars_needed(spec) :])
     due = due_forecast(window, spec, calendar, engine.revision)
     if due is None:
@@ -73,7 +65,7 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
             f"{bars}: {symbol}: too_many_missing_bars: {due.missing} intervals of the context "
             f"have no bar, context.max_missing_bars is {settings.context.max_missing_bars}"
         )
-    (reply,) = engine.forecast([due.request], _wall_ms)
+    (reply,) = engine.forecast([due.request], wall_ms)
     if reply.refused is not None:
         way_out = _WAYS_OUT.get(reply.refused, "")
         raise InputError(f"{bars}: {symbol}: {reply.refused}: these bars give no forecast{way_out}")
@@ -87,7 +79,7 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
             bar_read=read_ms,
             engine_start=reply.started_ms,
             engine_end=reply.ended_ms,
-            published=_wall_ms(),
+            published=wall_ms(),
         ),
     )
 
@@ -105,7 +97,3 @@ def _hello(settings: Settings, engine: Engine, max_context: int) -> EngineHello:
         cache_bytes=engine.cache.slot_bytes,
         slots=engine.cache.capacity,
     )
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -6,9 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire.messages import CHANNELS
-
-CLOSE = CHANNELS.index("close")
+from ..wire.messages import CHANNELS, CLOSE
 
 
 class Figures(NamedTuple):

@@ -14,8 +14,8 @@ from ..errors import SettingsError
 from ..settings import Settings
 from ..wire.ids import forecast_id, forecast_seed
 from ..wire.intervals import INTERVAL_MS
-from ..wire.messages import CHANNELS, ContextInfo, Forecast, ForecastSpec, Timing
-from .quantiles import CLOSE, figures
+from ..wire.messages import CHANNELS, CLOSE, ContextInfo, Forecast, ForecastSpec, Timing
+from .quantiles import figures
 from .repair import repair
 
 NUMBER_BYTES: Final = 25

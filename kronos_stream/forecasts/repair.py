@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
+from ..wire.messages import CLOSE, HIGH, LOW, VOLUME
 
 PRICE_FLOOR: Final = 1e-6
 """Least price, as a share of the last close: a log return needs a price above zero."""

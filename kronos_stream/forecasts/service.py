@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from .. import telemetry
 from ..bars.calendar import Calendar
 from ..bars.dead_letters import DeadLetters
+from ..clock import wall_ms
 from ..context.contexts import Contexts
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply, EngineRequest
@@ -50,11 +51,6 @@ class Engine(Protocol):
 
     async def prepare(self, requests: Sequence[EngineRequest]) -> None:
         """Warms the prefixes of the bars that follow these."""
-
-
-def wall_ms() -> int:
-    """Wall-clock milliseconds, UTC."""
-    return time.time_ns() // 1_000_000
 
 
 class ForecastService:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
+from ..wire.messages import CLOSE
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
-CLOSE = 3
 
 
 class Losses(NamedTuple):

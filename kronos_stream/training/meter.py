@@ -22,8 +22,7 @@ class Meter:
         """One step, and the norm of its gradients before they were clipped."""
         self._steps += 1
         values = {"loss": losses.loss.detach(), **losses.parts, "grad_norm": norm}
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        _add(self._sums, values)
 
     def skip(self, seconds: float) -> None:
         """What was no training."""
@@ -46,8 +45,7 @@ class WeightedMeans:
         """One batch."""
         values = {"loss": losses.loss.detach(), **losses.parts}
         weighted = {name: value.double() * losses.weight for name, value in values.items()}
-        for name, value in {**weighted, "weight": losses.weight.double()}.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        _add(self._sums, {**weighted, "weight": losses.weight.double()})
 
     def means(self, ranks: Ranks) -> dict[str, float]:
         """To be called by every process."""
@@ -55,6 +53,11 @@ class WeightedMeans:
         *sums, weight = totals
         names = list(self._sums)[:-1]
         return with_close_error({n: total / weight for n, total in zip(names, sums, strict=True)})
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def with_close_error(values: dict[str, float]) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
+
+from ..progress import bar_on
 
 
 class Shown:
@@ -15,14 +16,7 @@ class Shown:
         self._bar: Progress | None = None
         self._task: Any = None
         if out is not None and out.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
-                console=Console(file=out),
-            )
+            self._bar = bar_on(out, TextColumn("{task.fields[values]}"))
             self._task = self._bar.add_task(title, total=total, completed=done, values="")
             self._bar.start()
 

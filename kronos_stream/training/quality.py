@@ -5,9 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..wire.messages import CLOSE, OPEN, VOLUME
 from .settings import Cleaning
-
-OPEN, CLOSE, VOLUME = 0, 3, 4
 
 
 class Dropped(NamedTuple):

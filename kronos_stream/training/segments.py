@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import BarColumns, read_columns
+from ..bars.tables import BarColumns, placed, read_columns
 from ..errors import InputError
 from .quality import Dropped, clean
 from .settings import Cleaning
@@ -55,14 +55,11 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
     """Reads bars files and folders of them. InputError where there is nothing to learn from."""
     dropped: dict[str, Dropped] = {}
     parts: list[tuple[str, BarColumns, NDArray[np.int64], NDArray[np.int64]]] = []
-    for symbol, columns in sorted(_by_symbol(bars_files(paths), interval).items()):
-        places = calendar.places(columns.open_times)
-        inside = places >= 0
-        columns = BarColumns(columns.open_times[inside], columns.values[inside])
-        places = places[inside]
+    for symbol, read in sorted(_by_symbol(bars_files(paths), interval).items()):
+        columns, places, outside = placed(read, calendar)
         spans, of_symbol = clean(places, columns.values, rules)
-        outside = int((~inside).sum())
-        dropped[symbol] = of_symbol._replace(bars=len(inside), outside_sessions=outside)
+        bars = len(read.open_times)
+        dropped[symbol] = of_symbol._replace(bars=bars, outside_sessions=outside)
         parts.append((symbol, columns, places, spans))
     if not sum(len(spans) for *_, spans in parts):
         raise InputError(

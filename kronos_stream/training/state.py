@@ -64,14 +64,7 @@ class State:
             whole = torch.load(self.path, map_location=device, weights_only=True)
             settings = json.loads(whole["settings"])
             progress = Progress(**whole["progress"])
-        except (
-            RuntimeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            EOFError,
-            pickle.PickleError,
-        ) as error:
+        except _UNREADABLE as error:
             raise SettingsError(
                 f"--out: {self.path} cannot be read ({type(error).__name__}); remove it to begin "
                 "anew"

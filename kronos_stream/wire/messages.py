@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 CHANNELS: Final = ("open", "high", "low", "close", "volume", "amount")
+OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
+"""Their places."""
 """The six channels of a K-line, in the order of every array in this project."""
 
 Symbol = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")]

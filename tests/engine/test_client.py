@@ -28,21 +28,12 @@ from kronos_stream.engine.messages import (
 from kronos_stream.errors import EngineError
 from kronos_stream.model.catalog import load_pair
 from kronos_stream.settings import ModelSettings
+from tests.forecasts.fake_engine import HELLO
 from tests.model.peer import bars
 from tests.threads import threads
 
 from .requests import request, spec
 
-HELLO = EngineHello(
-    model="m",
-    model_revision="r",
-    max_context=256,
-    device="cpu",
-    dtype="float32",
-    threads=1,
-    cache_bytes=0,
-    slots=0,
-)
 WANTED = spec(lookback=60, horizon=3, paths=3)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from kronos_stream.bars.tables import read_bars
 from kronos_stream.cli import main
-from kronos_stream.evaluation import command, extra, inputs
+from kronos_stream.engine import loading
+from kronos_stream.evaluation import command, extra
 from kronos_stream.evaluation.progress import progress
 from tests.engine.requests import tiny_pair
 from tests.samples import START_MS, STEP_MS
@@ -25,7 +26,7 @@ SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
 
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(inputs, "load_pair", lambda *args, **options: tiny_pair())
+    monkeypatch.setattr(loading, "load_pair", lambda *args, **options: tiny_pair())
     with threads(1):
         yield
 
@@ -48,7 +49,7 @@ def whole(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a report, and forecasts.csv in it."""
     out = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch, threads(1):
-        patch.setattr(inputs, "load_pair", lambda *args, **options: tiny_pair())
+        patch.setattr(loading, "load_pair", lambda *args, **options: tiny_pair())
         evaluate(bars, out, "--both-joins", "--forecasts", str(out / "forecasts.csv"))
     return out
 
@@ -238,7 +239,7 @@ def test_an_interruption_ends_it(bars: Path, monkeypatch: pytest.MonkeyPatch) ->
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inputs, "load_pair", interrupted)
+    monkeypatch.setattr(loading, "load_pair", interrupted)
     assert main(["evaluate", "--bars", str(bars), "--out", str(bars / "o")]) == 130
 
 

@@ -14,10 +14,10 @@ import torch
 from kronos_stream.bars.calendar import AlwaysOpen
 from kronos_stream.bars.tables import write_bars
 from kronos_stream.context.window import Window
+from kronos_stream.engine import loading
 from kronos_stream.engine.core import Engine
 from kronos_stream.engine.spec import resolve_spec
 from kronos_stream.errors import InputError, SettingsError
-from kronos_stream.forecasts import offline
 from kronos_stream.forecasts.keep_first import comparable
 from kronos_stream.forecasts.offline import forecast_file, forecast_of
 from kronos_stream.forecasts.record import due_forecast
@@ -63,7 +63,7 @@ def _series(n: int, scale: float = 1.0, symbol: str = "AAA") -> list[Bar]:
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A model that loads at once; its context is 128 bars, and one thread is enough for it."""
-    monkeypatch.setattr(offline, "load_pair", lambda *args, **options: tiny_pair())
+    monkeypatch.setattr(loading, "load_pair", lambda *args, **options: tiny_pair())
     with threads(1):
         yield
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kronos_stream.forecasts.quantiles import CLOSE, figures
-from kronos_stream.wire.messages import CHANNELS
+from kronos_stream.forecasts.quantiles import figures
+from kronos_stream.wire.messages import CHANNELS, CLOSE
 from tests.samples import LEVELS
 
 LAST_CLOSE = 100.0

@@ -7,17 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from kronos_stream.forecasts.repair import (
-    AMOUNT,
-    CLOSE,
-    HIGH,
-    LOW,
-    OPEN,
-    PRICE_FLOOR,
-    VOLUME,
-    repair,
-)
-from kronos_stream.wire.messages import CHANNELS
+from kronos_stream.forecasts.repair import PRICE_FLOOR, repair
+from kronos_stream.wire.messages import AMOUNT, CHANNELS, CLOSE, HIGH, LOW, OPEN, VOLUME
 
 LAST_CLOSE = 100.0
 PATHS = arrays(

@@ -1,0 +1,25 @@
+"""The bar that a long command shows on a terminal."""
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+def bar_on(out: TextIO, *more: ProgressColumn) -> Progress:
+    """What is done, of how much, and for how long still; then `more`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *more,
+        console=Console(file=out),
+    )
