@@ -4,14 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 STAMP := $(VENV)/.installed
-PYTEST_ARGS ?=
 
 SEED ?= 1
 
-.PHONY: help install run test chaos soak fuzz lint format bench builtin clean
+.PHONY: help install run test test-unit test-integration chaos soak fuzz lint format bench builtin clean
 
 help:
-	@echo "make install | run | test | chaos | soak | fuzz | lint | format | bench | builtin | clean"
+	@echo "make install | run | test | test-unit | test-integration | chaos | soak | fuzz | lint | format | bench | builtin | clean"
 
 install: $(STAMP)
 
@@ -29,8 +28,15 @@ $(VENV)/.installed-dev: $(STAMP)
 run: install
 	$(BIN)/kronos-stream run --symbols BTCUSDT,ETHUSDT
 
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: test-unit test-integration
+
+# Each test computes on one thread: two at a time.
+test-unit: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not integration" -n 2
+
+# One at a time: they share servers, and both cores with them.
+test-integration: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m integration
 
 # make chaos SEED=2; make chaos BREAK=no-guard must report what is broken.
 chaos: $(VENV)/.installed-dev
