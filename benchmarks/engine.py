@@ -129,6 +129,7 @@ def bench(
             device=device,
             dtype=dtype,
             threads=0,
+            native=True,
             max_context=None,
             cache_bytes=cache_mib * 2**20,
         )

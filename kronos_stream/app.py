@@ -206,6 +206,7 @@ async def _forecast_service(
         revision=hello.model_revision,
         device=hello.device,
         dtype=hello.dtype,
+        native=hello.native,
         lookback=spec.lookback,
         slot_bytes=hello.cache_bytes,
         slots=hello.slots,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .cache import KV
+from .native import kernels
 
 
 class Lane(NamedTuple):
@@ -27,6 +28,17 @@ class Part(NamedTuple):
 
     out: Tensor
     lse: Tensor
+
+
+def stepwise(
+    q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane], own: tuple[Tensor, Tensor], seen: int
+) -> Tensor:
+    """q (R, H, D) over the prefix of each row's lane and the first `seen` of its own keys and
+    values (R, K, S, D), under one softmax → (R, H, D). The rows come one lane after the other, as
+    many for each."""
+    if found := kernels(q, q.shape[-1]):
+        return found.attend(q, (kv.keys[layer], kv.values[layer]), own, lanes, seen)
+    return with_suffix(over_prefix(q, kv, layer, lanes), q, *own, seen)
 
 
 def over_prefix(q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane]) -> Part:

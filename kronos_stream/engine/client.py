@@ -65,6 +65,7 @@ class EngineClient:
             device=settings.device,
             dtype=settings.dtype,
             threads=settings.threads,
+            native=settings.native,
             max_context=settings.max_context,
             cache_bytes=settings.cache_mib * 2**20,
         )

@@ -6,12 +6,14 @@ from ..model.catalog import load_pair
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
 from ..settings import ModelSettings
+from . import native
 from .messages import EngineConfig
 
 
 def load(settings: ModelSettings | EngineConfig) -> tuple[Kronos, KronosTokenizer]:
-    """Takes as many threads as they say, and loads both parts. ModelError says what does not
-    fit."""
+    """Takes as many threads and the kernels that they say, and loads both parts. ModelError says
+    what does not fit."""
+    native.choose(settings.native)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     pair = load_pair(settings.model, settings.tokenizer, revision=settings.revision)

@@ -67,6 +67,8 @@ class EngineHello(Struct, frozen=True, kw_only=True):
     """Memory of one symbol's slot."""
     slots: int
     """Symbols that the cache's budget holds."""
+    native: bool = False
+    """Whether its small steps are compiled."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -78,6 +80,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     device: str
     dtype: Literal["float32", "bfloat16"]
     threads: int
+    native: bool
     max_context: int | None
     cache_bytes: int
 

@@ -21,6 +21,7 @@ from ..model.tokenizer import KronosTokenizer
 from ..model.transformer import Attention, Block, RMSNorm, rotary_table
 from ..wire.messages import ForecastSpec
 from .linear import Linear
+from .native import kernels
 
 
 class Norm:
@@ -32,6 +33,8 @@ class Norm:
         self._eps = torch.tensor(norm.eps, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if found := kernels(x, x.shape[-1]):
+            return found.rms_norm(x, self._weight, self._eps_value)
         if x.is_cuda:
             return F.rms_norm(x, x.shape[-1:], self._weight.to(x.dtype), self._eps_value)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
@@ -52,8 +55,11 @@ class Turns:
 
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """The half-rotation of x (R, heads, D), in float32."""
+    """The half-rotation of x (R, heads, D), in float32; x may be gone afterwards."""
     cos, sin = turns
+    if found := kernels(x, x.shape[-1]):
+        found.rotate(x, cos, sin)
+        return x
     wide = x.float()
     left, right = wide.chunk(2, dim=-1)
     turned = wide * cos

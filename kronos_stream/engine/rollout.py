@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.sampling import Sampling, draw
-from .attention import Lane, among_own, merged, over_prefix, with_suffix
+from .attention import Lane, among_own, merged, over_prefix, stepwise
 from .cache import KV, Prefixes
 from .networks import Networks
 
@@ -58,13 +58,12 @@ def rollout(
     begin = lengths.repeat_interleave(paths)
     hidden = last.repeat_interleave(paths, dim=0)
     ids = torch.empty(2, steps, rows, dtype=torch.long, device=u.device)
-    fine_keys, fine_values = (t[0, :rows] for t in suffixes.fine)
+    fine_keys, fine_values = of_fine = _of(suffixes.fine, 0, rows)
     for step in range(steps):
         position = begin + step
         coarse = draw(nets.coarse_logits(hidden), u[:, step, 0], sampling)
         q = nets.fine.queries(coarse, position - 1)
-        seen = over_prefix(q, prefixes.fine, 0, lanes)
-        attended = with_suffix(seen, q, fine_keys, fine_values, step)
+        attended = stepwise(q, prefixes.fine, 0, lanes, of_fine, step)
         fine = draw(nets.fine.logits(hidden, attended), u[:, step, 1], sampling)
         ids[0, step], ids[1, step] = coarse, fine
         if step == steps - 1:
@@ -73,15 +72,19 @@ def rollout(
         turns = nets.model.turns(position)
         for index, layer in enumerate(nets.model.layers):
             q, k, v = layer.project(x, turns)
-            own_keys, own_values = (t[index, :rows] for t in suffixes.model)
+            own_keys, own_values = own = _of(suffixes.model, index, rows)
             own_keys[:, :, step], own_values[:, :, step] = k, v
-            seen = over_prefix(q, prefixes.model, index, lanes)
-            attended = with_suffix(seen, q, own_keys, own_values, step + 1)
+            attended = stepwise(q, prefixes.model, index, lanes, own, step + 1)
             x = layer.finish(x, attended)
         hidden = nets.norm(x)
         fine_keys[:, :, step], fine_values[:, :, step] = nets.fine.keys_values(hidden, position)
     z = _decoded(nets, prefixes.decoder, lanes, begin, ids.transpose(1, 2))
     return z.view(symbols, paths, steps, -1)
+
+
+def _of(both: tuple[Tensor, Tensor], layer: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of one layer and the first rows."""
+    return both[0][layer, :rows], both[1][layer, :rows]
 
 
 def _decoded(nets: Networks, kv: KV, lanes: Sequence[Lane], begin: Tensor, ids: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from .messages import (
     Refused,
     Replies,
 )
+from .native import available
 
 
 def main(pipe: Connection) -> None:
@@ -108,4 +109,5 @@ class Worker:
             threads=torch.get_num_threads(),
             cache_bytes=slot_bytes,
             slots=slots,
+            native=self._config.dtype == "float32" and available() is not None,
         )

@@ -126,6 +126,7 @@ for case in (TestInterleavings, TestEpochInterleavings, TestUpstreamInterleaving
 del case  # It would be collected as a test of its own.
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("rotary", ["upstream", "trained", "none"])
 @pytest.mark.parametrize("top_k", [0, 1, 5])
 def test_sampled_tokens_are_the_plain_samplers(rotary: str, top_k: int) -> None:
@@ -137,6 +138,7 @@ def test_sampled_tokens_are_the_plain_samplers(rotary: str, top_k: int) -> None:
     assert close_to(paths_of(reply, wanted), theirs, std)
 
 
+@pytest.mark.usefixtures("steps")
 def test_grouped_queries() -> None:
     wanted = spec()
     pair = tiny_pair(n_kv_heads=2)
@@ -157,6 +159,7 @@ def test_prepared_prefix_is_a_hit_of_one_bar() -> None:
     assert (first.cache, second.cache) == ("miss", "hit")
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("count", [1, 2])
 def test_same_bits_whatever_the_batch_mates_at_the_small_shape(count: int) -> None:
     torch.manual_seed(0)
@@ -180,6 +183,7 @@ def test_bfloat16_stays_near_float32() -> None:
     assert np.isfinite(paths_of(reply, asked_spec)).all()
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_are_the_plain_models(dtype: str) -> None:
     """Of the whole context run at once: float32 within 1e-4, bfloat16 within a KL of 1e-3."""

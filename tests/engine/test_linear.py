@@ -70,6 +70,7 @@ def test_a_row_of_a_product_ignores_its_neighbours(
 
 
 @pytest.mark.parametrize("width", [8, 24, 64])
+@pytest.mark.usefixtures("steps")
 @torch.inference_mode()
 def test_a_row_of_the_rest_ignores_its_neighbours(width: int) -> None:
     """Elementwise kernels take another path for a tensor's last elements: sigmoid, or a complex
@@ -86,7 +87,7 @@ def test_a_row_of_the_rest_ignores_its_neighbours(width: int) -> None:
         return Part(part.out[some], part.lse[some])
 
     calls = [
-        lambda some: rotate(q[some], (turns[0][some], turns[1][some])),
+        lambda some: rotate(q[some].clone(), (turns[0][some], turns[1][some])),
         lambda some: with_suffix(cut(one, some), q[some], keys[some], values[some], 5),
         lambda some: merged(cut(one, some), cut(other, some)),
         lambda some: norm(q[some].flatten(1)),

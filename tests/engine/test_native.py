@@ -1,0 +1,129 @@
+"""The compiled kernels do the arithmetic of torch, and where they cannot be had torch does it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kronos_stream.engine import native
+from kronos_stream.engine.attention import Lane, over_prefix, stepwise, with_suffix
+from kronos_stream.engine.cache import KV
+from kronos_stream.engine.networks import Norm, rotate
+from kronos_stream.model.transformer import RMSNorm
+from tests.threads import threads
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(native.available() is None, reason="no g++")
+
+
+def attention(
+    heads: int, kv_heads: int, width: int, paths: int, *, length: int = 75
+) -> tuple[torch.Tensor, KV, list[Lane], tuple[torch.Tensor, torch.Tensor]]:
+    """Queries whose rows lie apart, a cache of three slots, two lanes, and what is their own."""
+    torch.manual_seed(width + paths)
+    kv = KV(2, 3, kv_heads, 90, width, torch.float32, CPU)
+    kv.keys.normal_()
+    kv.values.normal_()
+    q = torch.randn(2 * paths, heads + 2, width)[:, :heads]
+    own = tuple(torch.randn(2 * paths, kv_heads, 7, width) for _ in range(2))
+    return q, kv, [Lane(2, length), Lane(0, length - 4)], own
+
+
+@needs_compiler
+@pytest.mark.parametrize("seen", [0, 1, 7])
+@pytest.mark.parametrize("paths", [1, 10, 16, 17, 30])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(2, 2, 8), (6, 2, 24), (4, 4, 64)])
+@torch.inference_mode()
+def test_attention_is_that_of_torch(
+    heads: int, kv_heads: int, width: int, paths: int, seen: int
+) -> None:
+    q, kv, lanes, own = attention(heads, kv_heads, width, paths)
+    plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, seen)
+    torch.testing.assert_close(stepwise(q, kv, 1, lanes, own, seen), plain, atol=2e-6, rtol=1e-5)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_large_scores_stay_finite() -> None:
+    q, kv, lanes, own = attention(2, 2, 8, 3)
+    q = q * 1e4
+    plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 7)
+    torch.testing.assert_close(stepwise(q, kv, 0, lanes, own, 7), plain, atol=1e-5, rtol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [1, 2])
+@torch.inference_mode()
+def test_attention_of_a_lane_ignores_its_neighbours(count: int) -> None:
+    q, kv, lanes, own = attention(6, 2, 24, 17)
+    whole = stepwise(q, kv, 1, lanes, own, 5)
+    with threads(count):
+        for lane in (0, 1):
+            rows = slice(17 * lane, 17 * (lane + 1))
+            alone = stepwise(
+                q[rows], kv, 1, lanes[lane : lane + 1], (own[0][rows], own[1][rows]), 5
+            )
+            assert torch.equal(alone, whole[rows])
+        # Of fewer paths, too.
+        few = stepwise(q[:4], kv, 1, lanes[:1], (own[0][:4], own[1][:4]), 5)
+        assert torch.equal(few, whole[:4])
+
+
+@needs_compiler
+@pytest.mark.parametrize("width", [8, 40, 512])
+@torch.inference_mode()
+def test_norm_and_rotation_are_those_of_torch(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(width)
+    norm = RMSNorm(width)
+    torch.nn.init.normal_(norm.weight)
+    x = 3 * torch.randn(300, width)
+    torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
+    q, half = torch.randn(9, 4, width), torch.rand(9, 1, width // 2)
+    turns = torch.cat((half, half), dim=-1), torch.rand(9, 1, width // 2)
+    compiled = rotate(q.clone()[:, :3], turns)
+    monkeypatch.setattr(native, "_wanted", False)
+    torch.testing.assert_close(compiled, rotate(q[:, :3], turns), atol=1e-6, rtol=1e-5)
+
+
+def test_other_tensors_are_torchs() -> None:
+    assert native.kernels(torch.empty(1, dtype=torch.bfloat16), 64) is None
+    assert native.kernels(torch.empty(1, device="meta"), 64) is None
+    assert native.kernels(torch.empty(1), 20) is None
+
+
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that has not looked for a compiler, and an empty cache folder."""
+    monkeypatch.setattr(native, "_found", None)
+    monkeypatch.setattr(native, "_looked", False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+@torch.inference_mode()
+def test_without_a_compiler_torch_does_it(
+    compiler: str, untried: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    assert native.available() is None
+    q, kv, lanes, own = attention(2, 2, 8, 3)
+    plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 2)
+    assert torch.equal(stepwise(q, kv, 0, lanes, own, 2), plain)
+
+
+def test_a_folder_that_cannot_be_written_leaves_it_to_torch(
+    untried: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (untried / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(untried / "file"))
+    assert native.available() is None
+
+
+@needs_compiler
+def test_it_is_compiled_once(untried: Path) -> None:
+    library = native.compiled()
+    made = library.stat().st_mtime_ns
+    assert native.compiled() == library
+    assert library.stat().st_mtime_ns == made
+    assert [path.name for path in (untried / "kronos-stream").iterdir()] == [library.name]
