@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t W = 8;             // floats of a vector; widths of heads are multiples of it
 constexpr int64_t LANES = 16;        // queries that share a pass over the keys, one in each lane
 constexpr int64_t KEYS = 6;          // keys whose scores are summed in registers together
-constexpr int64_t AHEAD = 48;
+constexpr int64_t AHEAD = 48;        // keys between the one that is read and the one asked for
 constexpr int64_t BLOCK = 64;        // values that stay in the first cache while a tile passes
 constexpr int64_t SERIAL = 1 << 15;  // floats up to which waking other threads costs more
 
@@ -119,8 +119,9 @@ class Tile {
     out_.assign(size_ * s.width, 0.0f);
   }
 
-  // q (paths, stride) and `to` (paths, heads, width) from the first head of these queries on; keys and values
-  // (length, width); own keys and values (paths, kv_heads, steps, width) from their head on.
+  // q (paths, stride) and `to` (paths, heads, width) from the first head of these queries on; keys
+  // and values (length, width); own keys and values (paths, kv_heads, steps, width) from their head
+  // on.
   void run(const float* q, const float* keys, const float* values, const float* own_keys,
            const float* own_values, float* to) {
     const float scale = 1 / std::sqrt(static_cast<float>(s_.width));
@@ -135,13 +136,11 @@ class Tile {
     }
     for (int64_t i = 0; i < size_; ++i) look_at_own(i, q + from(i), own_keys + own(i), scale);
     soften();
-    for (int64_t j = 0; j < prefix_; j += BLOCK) {
-
+    for (int64_t j = 0; j < prefix_; j += BLOCK)
       unrolled<LANES>(size_, [&](auto n) {
         gather<n()>(&scores_[j * LANES], values + j * s_.width, std::min(BLOCK, prefix_ - j),
                     s_.width, out_.data());
       });
-    }
     for (int64_t i = 0; i < size_; ++i) {
       gather<1>(scores_.data() + prefix_ * LANES + i, own_values + own(i), s_.seen, s_.width,
                 &out_[i * s_.width]);
@@ -227,9 +226,10 @@ void rotate(float* x, const float* cosines, const float* sines, int64_t rows, in
 }
 
 // Attention under one softmax over a prefix that the paths of a lane share, and over each row's own.
-// q (lanes · paths, stride) begins with heads of `width`, out is (lanes · paths, heads, width); keys, values (slots, kv_heads, length, width), of which lane
-// l looks at slot slots[l] as far as counts[l]; own_keys, own_values (rows, kv_heads, steps, width),
-// of which each looks at `seen`.
+// q (lanes · paths, stride), each row of which begins with heads of `width`; keys and values (slots,
+// kv_heads, length, width), of which lane l looks at slot slots[l] as far as counts[l]; own keys and
+// values (lanes · paths, kv_heads, steps, width), of which each row looks at its first `seen`; out
+// (lanes · paths, heads, width).
 void attend(const float* q, const float* keys, const float* values, const float* own_keys,
             const float* own_values, const int64_t* slots, const int64_t* counts, int64_t lanes,
             int64_t paths, int64_t heads, int64_t kv_heads, int64_t width, int64_t stride,
