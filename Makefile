@@ -30,7 +30,9 @@ run: install
 
 test: test-unit test-integration
 
-# Each test computes on one thread: two at a time.
+.NOTPARALLEL:
+
+# Most tests compute on one thread: two at a time.
 test-unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not integration" -n 2
 

@@ -206,7 +206,7 @@ async def _forecast_service(
         revision=hello.model_revision,
         device=hello.device,
         dtype=hello.dtype,
-        native=hello.native,
+        kernels=hello.kernels,
         lookback=spec.lookback,
         slot_bytes=hello.cache_bytes,
         slots=hello.slots,

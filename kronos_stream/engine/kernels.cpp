@@ -208,8 +208,8 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int6
   }
 }
 
-// The half-rotation in place of the first `heads` of x (rows, stride): cosines and sines are
-// (rows, width) and (rows, width / 2).
+// The half-rotation in place of the first `heads` of x (rows, stride): cosines are (rows, width),
+// the second half of a row the same as the first, and sines (rows, width / 2).
 void rotate(float* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
             int64_t width, int64_t stride) {
   const int64_t half = width / 2;

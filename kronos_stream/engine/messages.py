@@ -67,8 +67,8 @@ class EngineHello(Struct, frozen=True, kw_only=True):
     """Memory of one symbol's slot."""
     slots: int
     """Symbols that the cache's budget holds."""
-    native: bool = False
-    """Whether its small steps are compiled."""
+    kernels: str = "torch"
+    """What does its small steps: `compiled`, or torch, and why."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ The library is compiled once for a processor, into the user's cache folder.
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor
 
 SOURCE: Final = Path(__file__).with_name("kernels.cpp")
+COMPILER: Final = "g++"
 FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 WIDTH: Final = 8
 """What widths must be multiples of."""
-TIMEOUT_S: Final = 60
+TIMEOUT_S: Final = 20
 
 _wanted = True
-_found: "Kernels | None" = None
-_looked = False
+_tried: "Kernels | str | None" = None
+"""What trying gave: the kernels, or why there are none; None: not tried."""
 
 
 class CompileError(Exception):
@@ -51,7 +53,7 @@ class Kernels:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) · weight, x (R, width) → (R, width)."""
-        x, out = x.contiguous(), torch.empty(x.shape)
+        x, out = x.contiguous(), torch.empty(x.shape, dtype=torch.float32)
         self._norm(x.data_ptr(), weight.data_ptr(), eps, *x.shape, out.data_ptr())
         return out
 
@@ -73,7 +75,7 @@ class Kernels:
         rows, heads, width = q.shape
         _, kv_heads, length, _ = prefix[0].shape
         slots, counts = ((ctypes.c_int64 * len(lanes))(*part) for part in zip(*lanes, strict=True))
-        out = torch.empty(q.shape)
+        out = torch.empty(q.shape, dtype=torch.float32)
         self._attend(
             q.data_ptr(),
             *(t.data_ptr() for t in (*prefix, *own)),
@@ -98,58 +100,93 @@ def kernels(x: Tensor, width: int) -> Kernels | None:
 
 def available() -> Kernels | None:
     """The compiled kernels, if this process is to use them and can; compiles them if need be."""
-    global _found, _looked
+    global _tried
     if not _wanted:
         return None
-    if not _looked:
-        _looked = True
+    if _tried is None:
         try:
-            _found = Kernels(compiled())
-        except (CompileError, OSError):
-            _found = None
-    return _found
+            _tried = _loaded(compiled())
+        except (CompileError, OSError) as error:
+            _tried = str(error)
+    return _tried if isinstance(_tried, Kernels) else None
+
+
+def used() -> str:
+    """Which kernels a CPU uses, and if torch's, why."""
+    if available() is not None:
+        return "compiled"
+    return f"torch: {_tried}" if _wanted else "torch"
 
 
 def compiled() -> Path:
-    """The library for this processor, compiled if it is not there yet. CompileError says why it
-    cannot be."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    """The library for this processor, compiled if it is not there yet. CompileError or OSError
+    says why it cannot be."""
+    compiler = shutil.which(COMPILER)
     if compiler is None:
-        raise CompileError("no g++")
+        raise CompileError(f"no {COMPILER}")
     # What the compiler makes of `native`, its version included.
     target = _run(compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
     if "__clang__" in target:
-        raise CompileError("clang, whose OpenMP is another than torch's")
+        raise CompileError(f"{COMPILER} is clang, whose OpenMP is another than torch's")
     openmp = _openmp()
-    told = f"{target}\n{Path(openmp).name}".encode()
+    told = "\n".join((target, *FLAGS, Path(openmp).name)).encode()
     key = hashlib.sha256(SOURCE.read_bytes() + told).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kronos-stream"
-    library = folder / f"kernels-{key}.so"
+    library = _folder() / f"{key}.so"
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made, parts = Path(scratch) / "kernels.so", Path(scratch) / "kernels.o"
             _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", str(parts))
             _run(compiler, "-shared", str(parts), openmp, "-o", str(made))
             # Several processes may come here at once: each puts a whole file in place.
             made.replace(library)
+    _check_ours(library)
     return library
 
 
+def _loaded(library: Path) -> Kernels:
+    try:
+        return Kernels(library)
+    except OSError:
+        # Whatever is wrong with it, the next process may make a better one.
+        library.unlink(missing_ok=True)
+        raise
+
+
+def _folder() -> Path:
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise CompileError(f"no cache folder: {error}") from error
+    folder = cache / "kronos-stream" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_ours(folder.parent)
+    _check_ours(folder)
+    return folder
+
+
+def _check_ours(path: Path) -> None:
+    """What is loaded is run: nobody else may have put it there."""
+    found = path.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
+        raise CompileError(f"{path} belongs to another user, or anybody may write it")
+
+
 def _openmp() -> str:
-    """Torch's own OpenMP library: another one would have threads of its own, which fight for the
-    cores."""
-    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return str(bundled[0]) if bundled else "-lgomp"
+    """The OpenMP library that torch has loaded: another one would have threads of its own, which
+    fight for the cores."""
+    loaded = re.search(r"/\S*/libgomp\S*", Path("/proc/self/maps").read_text())
+    if loaded is None:
+        raise CompileError("torch uses another OpenMP than libgomp")
+    return loaded[0]
 
 
 def _run(*command: str) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=True
         )
     except subprocess.CalledProcessError as error:
-        raise CompileError(error.stderr) from error
+        raise CompileError(f"{command[0]}: {error.stderr.strip()[-200:]}") from error
     except subprocess.TimeoutExpired as error:
         raise CompileError(str(error)) from error
     return done.stdout

@@ -29,7 +29,7 @@ from .messages import (
     Refused,
     Replies,
 )
-from .native import available
+from .native import used
 
 
 def main(pipe: Connection) -> None:
@@ -109,5 +109,5 @@ class Worker:
             threads=torch.get_num_threads(),
             cache_bytes=slot_bytes,
             slots=slots,
-            native=self._config.dtype == "float32" and available() is not None,
+            kernels=used() if self._config.device == "cpu" else "torch",
         )

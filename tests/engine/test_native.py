@@ -1,5 +1,6 @@
 """The compiled kernels do the arithmetic of torch, and where they cannot be had torch does it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(native.available() is None, reason="no g++")
+needs_compiler = pytest.mark.skipif(
+    shutil.which(native.COMPILER) is None, reason=f"no {native.COMPILER}"
+)
 
 
 def attention(
@@ -40,6 +43,15 @@ def test_attention_is_that_of_torch(
     q, kv, lanes, own = attention(heads, kv_heads, width, paths)
     plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, seen)
     torch.testing.assert_close(stepwise(q, kv, 1, lanes, own, seen), plain, atol=2e-6, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [5, 6, 7, 64, 65])
+@torch.inference_mode()
+def test_prefixes_of_any_length(length: int) -> None:
+    q, kv, lanes, own = attention(2, 2, 8, 3, length=length)
+    plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, 3)
+    torch.testing.assert_close(stepwise(q, kv, 1, lanes, own, 3), plain, atol=2e-6, rtol=1e-5)
 
 
 @needs_compiler
@@ -78,6 +90,8 @@ def test_norm_and_rotation_are_those_of_torch(width: int, monkeypatch: pytest.Mo
     torch.nn.init.normal_(norm.weight)
     x = 3 * torch.randn(300, width)
     torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
+    with threads(2):
+        torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
     q, half = torch.randn(9, 4, width), torch.rand(9, 1, width // 2)
     turns = torch.cat((half, half), dim=-1), torch.rand(9, 1, width // 2)
     compiled = rotate(q.clone()[:, :3], turns)
@@ -94,8 +108,7 @@ def test_other_tensors_are_torchs() -> None:
 @pytest.fixture
 def untried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A process that has not looked for a compiler, and an empty cache folder."""
-    monkeypatch.setattr(native, "_found", None)
-    monkeypatch.setattr(native, "_looked", False)
+    monkeypatch.setattr(native, "_tried", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
@@ -105,8 +118,9 @@ def untried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_a_compiler_torch_does_it(
     compiler: str, untried: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr(native, "COMPILER", compiler)
     assert native.available() is None
+    assert native.used().startswith("torch: ")
     q, kv, lanes, own = attention(2, 2, 8, 3)
     plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 2)
     assert torch.equal(stepwise(q, kv, 0, lanes, own, 2), plain)
@@ -121,9 +135,39 @@ def test_a_folder_that_cannot_be_written_leaves_it_to_torch(
 
 
 @needs_compiler
+@pytest.mark.parametrize("name", ["", "kernels"])
+def test_a_folder_that_anybody_may_write_is_not_trusted(name: str, untried: Path) -> None:
+    native.compiled()
+    (untried / "kronos-stream" / name).chmod(0o777)
+    assert native.available() is None
+    assert "anybody may write" in native.used()
+
+
+@needs_compiler
+def test_a_spoilt_library_is_made_anew(untried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = native.compiled()
+    library.write_bytes(b"junk")
+    assert native.available() is None
+    monkeypatch.setattr(native, "_tried", None)
+    assert native.available() is not None
+    assert native.used() == "compiled"
+
+
+@needs_compiler
+def test_without_a_home_torch_does_it(untried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert native.available() is None
+    assert "home directory" in native.used()
+
+
+@needs_compiler
 def test_it_is_compiled_once(untried: Path) -> None:
     library = native.compiled()
     made = library.stat().st_mtime_ns
     assert native.compiled() == library
     assert library.stat().st_mtime_ns == made
-    assert [path.name for path in (untried / "kronos-stream").iterdir()] == [library.name]
+    assert list(library.parent.iterdir()) == [library]

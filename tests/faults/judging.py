@@ -61,7 +61,7 @@ def judge(
             cold,
             _sample(report, plan, observer, forecasts, home),
         )
-    report.excess_s = _excess(report, plan, observer)
+    report.excess_s, report.slowest = _excess(report, plan, observer)
 
 
 def settings() -> Settings:
@@ -138,12 +138,12 @@ def _sample(
     return lambda symbol, opened: (symbol, opened) in chosen or rng.random() < share
 
 
-def _excess(report: Report, plan: Plan, observer: Observer) -> float:
+def _excess(report: Report, plan: Plan, observer: Observer) -> tuple[float, str]:
     """How much longer than the restart itself and SLACK_S a symbol's records stayed away at worst,
-    beyond the time between two closes. Restarts that another fault of what the stage needs
-    overlapped say nothing about themselves."""
+    beyond the time between two closes, and which. Restarts that another fault of what the stage
+    needs overlapped say nothing about themselves."""
     closes_s = INTERVAL_MS["1m"] / 1000 / plan.speed
-    excess = 0.0
+    excess, slowest = 0.0, ""
     for stage, began, assigned in report.restarts:
         others = [
             fault
@@ -157,9 +157,16 @@ def _excess(report: Report, plan: Plan, observer: Observer) -> float:
         for (of, symbol, _), at in observer.arrivals.items():
             if of == stage:
                 by_symbol.setdefault(symbol, []).append(at)
-        for times in by_symbol.values():
+        for symbol, times in by_symbol.items():
             before = max((at for at in times if at <= began), default=None)
             after = min((at for at in times if at > assigned), default=None)
             if before is not None and after is not None:
-                excess = max(excess, after - max(before + closes_s, assigned))
-    return max(0.0, excess - SLACK_S) if excess else 0.0
+                over = after - max(before + closes_s, assigned) - SLACK_S
+                if over > excess:
+                    excess = over
+                    slowest = (
+                        f"{stage} at {report.seconds(began):.1f} s: {symbol} before "
+                        f"{report.seconds(before):.1f}, assigned {report.seconds(assigned):.1f}, "
+                        f"after {report.seconds(after):.1f}"
+                    )
+    return excess, slowest

@@ -34,6 +34,8 @@ class Report:
         """Of each rolling restart: stage, SIGTERM, assignment of the new process."""
         self.excess_s = 0.0
         """By how much a rolling restart paused a symbol for longer than it took itself."""
+        self.slowest = ""
+        """Which restart that was, in seconds since the first fault could come."""
         self.failures: list[str] = []
         self.verdict = Verdict()
         self._began = time.monotonic()
@@ -42,7 +44,11 @@ class Report:
     @property
     def elapsed_s(self) -> float:
         """Since the first fault could come."""
-        return time.monotonic() - self._began
+        return self.seconds(time.monotonic())
+
+    def seconds(self, at: float) -> float:
+        """A monotonic time since the first fault could come."""
+        return at - self._began
 
     @property
     def injected(self) -> int:
@@ -85,6 +91,7 @@ class Report:
             "repeated": v.repeated,
             "longest_pause_s": round(max(self.longest.values(), default=0.0), 1),
             "rolling_restart_excess_s": round(self.excess_s, 1),
+            "slowest_restart": self.slowest,
             "elapsed_s": round(self.elapsed_s, 1),
             "failures": self.failures,
             "notes": v.notes,
