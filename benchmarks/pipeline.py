@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def watch(case: str, symbols: int, seconds: float, *, extra: tuple[str, ...] = (
         address = ADDRESS.search(process.stdout.readline().decode())
         if address is None:
             raise RuntimeError("the first line of the run names no broker")
+        # Somebody must read on: a full pipe would hold the run up.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
         consumer = Consumer({"bootstrap.servers": address.group(0), "group.id": "benchmark"})
         topic = "kronos.forecasts.5m"
         latencies: list[float] = []
