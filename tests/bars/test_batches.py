@@ -147,7 +147,7 @@ def _log(seed: int, rows: int, *, wild: bool) -> list[Record]:
     return log
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.integers(1, 300),

@@ -160,7 +160,8 @@ def test_prepared_prefix_is_a_hit_of_one_bar() -> None:
 
 
 @pytest.mark.usefixtures("steps")
-def test_same_bits_whatever_the_batch_mates_at_the_small_shape() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_same_bits_whatever_the_batch_mates_at_the_small_shape(count: int) -> None:
     torch.manual_seed(0)
     from kronos_stream.model import Kronos, KronosTokenizer
 
@@ -168,7 +169,7 @@ def test_same_bits_whatever_the_batch_mates_at_the_small_shape() -> None:
     wanted = spec(lookback=70, horizon=3, paths=5)
     series = {s: bars(120, i) for i, s in enumerate(SYMBOLS)}
     asked = {s: request(s, series[s], 100, wanted) for s in SYMBOLS}
-    with threads(2):
+    with threads(count):
         alone = Engine(*pair, wanted).forecast([asked["BBB"]], no_clock)[0]
         together = Engine(*pair, wanted).forecast([asked[s] for s in SYMBOLS], no_clock)[1]
     assert alone.paths == together.paths

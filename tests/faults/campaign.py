@@ -15,7 +15,7 @@ from kronos_stream.wire.partitioning import partition_of
 from kronos_stream.wire.topics import Topics
 
 from .faults import Injector, RecoveryError
-from .judging import judge
+from .judging import HORIZON, LOOKBACK, PATHS, judge
 from .members import Crew, Member, run_quietly
 from .observer import Observer
 from .plan import Plan
@@ -24,7 +24,6 @@ from .traffic import MINUTE_MS, Traffic
 from .world import World
 from .writer import Writer
 
-LOOKBACK, HORIZON, PATHS = 16, 2, 4
 READY_S: Final = 90.0
 QUIET_S: Final = 60.0
 """At the end: nothing new for so long means that nothing more comes."""

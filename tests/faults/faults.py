@@ -28,8 +28,9 @@ class RecoveryError(Exception):
 
 
 class Injector:
-    """Injects faults by name, from several lanes at once. A fault of the broker concerns everyone:
-    it waits until the other lanes' faults are over, and they wait for it."""
+    """Injects faults by name, from several lanes at once. A fault of the broker concerns everyone,
+    and a rolling restart is measured: these wait until the other lanes' faults are over, and the
+    other lanes wait for them."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Injector:
                 self._timed(fault, ("bars", "forecast"), lambda: self._broker(fault, rng))
             time.sleep(rng.uniform(5, 10) * 30 / self._plan.speed)
             return
-        with self._alone.together():
+        with self._alone.exclusively() if fault == "term" else self._alone.together():
             if lane == "redis":
                 self._timed(fault, ("forecast",), lambda: self._redis(fault))
             else:

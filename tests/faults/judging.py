@@ -140,19 +140,10 @@ def _sample(
 
 def _excess(report: Report, plan: Plan, observer: Observer) -> tuple[float, str]:
     """How much longer than the restart itself and SLACK_S a symbol's records stayed away at worst,
-    beyond the time between two closes, and which. Restarts that another fault of what the stage
-    needs overlapped say nothing about themselves."""
+    beyond the time between two closes, and which."""
     closes_s = INTERVAL_MS["1m"] / 1000 / plan.speed
     excess, slowest = 0.0, ""
     for stage, began, assigned in report.restarts:
-        others = [
-            fault
-            for fault, since, until in report.spans
-            if since < assigned and until > began and fault != f"{stage}_term"
-            if stage == "forecast" or not fault.startswith(("redis", "forecast", "engine"))
-        ]
-        if others:
-            continue
         by_symbol: dict[str, list[float]] = {}
         for (of, symbol, _), at in observer.arrivals.items():
             if of == stage:

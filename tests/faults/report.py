@@ -33,7 +33,7 @@ class Report:
         self.restarts: list[tuple[str, float, float]] = []
         """Of each rolling restart: stage, SIGTERM, assignment of the new process."""
         self.excess_s = 0.0
-        """By how much a rolling restart paused a symbol for longer than it took itself."""
+        """By how much a rolling restart paused a symbol for longer than it took and SLACK_S."""
         self.slowest = ""
         """Which restart that was, in seconds since the first fault could come."""
         self.failures: list[str] = []
@@ -90,6 +90,7 @@ class Report:
             "conflicting": v.conflicting,
             "repeated": v.repeated,
             "longest_pause_s": round(max(self.longest.values(), default=0.0), 1),
+            "rolling_restarts": dict(Counter(stage for stage, _, _ in self.restarts)),
             "rolling_restart_excess_s": round(self.excess_s, 1),
             "slowest_restart": self.slowest,
             "elapsed_s": round(self.elapsed_s, 1),
@@ -117,9 +118,9 @@ class Report:
             f"rejected {figures['rejected']}",
             f"missing {figures['missing']}, wrong {figures['wrong']}, "
             f"conflicting {figures['conflicting']}, repeated {figures['repeated']}",
-            f"longest pause {figures['longest_pause_s']} s; a rolling restart paused a symbol "
-            f"{figures['rolling_restart_excess_s']} s longer than it took; "
-            f"{figures['elapsed_s']:.0f} s in all",
+            f"longest pause {figures['longest_pause_s']} s; {len(self.restarts)} rolling restarts, "
+            f"at worst a symbol paused {figures['rolling_restart_excess_s']} s longer than the "
+            f"restart and {SLACK_S:.0f} s; {figures['elapsed_s']:.0f} s in all",
             *figures["failures"],
             *figures["notes"][:10],
         ]
