@@ -36,7 +36,7 @@ def stepwise(
     """q (R, H, D) over the prefix of each row's lane and the first `seen` of its own keys and
     values (R, K, S, D), under one softmax → (R, H, D). The rows come one lane after the other, as
     many for each."""
-    if found := kernels(q, q.shape[-1]):
+    if found := kernels(q):
         return found.attend(q, (kv.keys[layer], kv.values[layer]), own, lanes, seen)
     return with_suffix(over_prefix(q, kv, layer, lanes), q, *own, seen)
 

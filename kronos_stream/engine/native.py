@@ -92,9 +92,9 @@ def choose(wanted: bool) -> None:
     _wanted = wanted
 
 
-def kernels(x: Tensor, width: int) -> Kernels | None:
-    """The compiled kernels, if they are for such a tensor and width."""
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and width % WIDTH == 0
+def kernels(x: Tensor) -> Kernels | None:
+    """The compiled kernels, if they are for such a tensor and its width."""
+    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % WIDTH == 0
     return available() if fits else None
 
 

@@ -33,7 +33,7 @@ class Norm:
         self._eps = torch.tensor(norm.eps, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if found := kernels(x, x.shape[-1]):
+        if found := kernels(x):
             return found.rms_norm(x, self._weight, self._eps_value)
         if x.is_cuda:
             return F.rms_norm(x, x.shape[-1:], self._weight.to(x.dtype), self._eps_value)
@@ -57,7 +57,7 @@ class Turns:
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
     """The half-rotation of x (R, heads, D), in float32; x may be gone afterwards."""
     cos, sin = turns
-    if found := kernels(x, x.shape[-1]):
+    if found := kernels(x):
         found.rotate(x, cos, sin)
         return x
     wide = x.float()

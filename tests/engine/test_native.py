@@ -100,9 +100,9 @@ def test_norm_and_rotation_are_those_of_torch(width: int, monkeypatch: pytest.Mo
 
 
 def test_other_tensors_are_torchs() -> None:
-    assert native.kernels(torch.empty(1, dtype=torch.bfloat16), 64) is None
-    assert native.kernels(torch.empty(1, device="meta"), 64) is None
-    assert native.kernels(torch.empty(1), 20) is None
+    assert native.kernels(torch.empty(1, 64, dtype=torch.bfloat16)) is None
+    assert native.kernels(torch.empty(1, 64, device="meta")) is None
+    assert native.kernels(torch.empty(1, 20)) is None
 
 
 @pytest.fixture
