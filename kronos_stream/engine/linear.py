@@ -17,12 +17,15 @@ MIN_ROWS: Final = 8
 
 
 def _packs(weight: Tensor) -> bool:
-    """Whether oneDNN takes these weights (inductor's own operators, absent in some builds)."""
+    """Whether oneDNN takes these weights (inductor's own operators, absent in some builds; bfloat16
+    wants a processor with AVX-512 or more)."""
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    mkldnn = torch.ops.mkldnn
     return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(mkldnn, "_linear_pointwise")
+        and (weight.dtype == torch.float32 or mkldnn._is_mkldnn_bf16_supported())
     )
 
 

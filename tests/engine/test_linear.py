@@ -44,6 +44,21 @@ def test_products_are_those_of_torch(
             assert torch.equal(other, kept)
 
 
+def test_bfloat16_is_not_packed_where_the_processor_lacks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """oneDNN refuses to lay out bfloat16 weights without AVX-512."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+
+    def refuse(weight: torch.Tensor) -> torch.Tensor:
+        assert weight.dtype == torch.float32
+        return weight
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    for dtype in (torch.float32, torch.bfloat16):
+        parts(16, 24, bias=True, dtype=dtype)
+
+
 @pytest.mark.parametrize(
     ("wide", "out", "count"), [*((*shape, 1) for shape in SHAPES), (*SHAPES[0], 2)]
 )
