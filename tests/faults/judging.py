@@ -61,9 +61,7 @@ def judge(
             cold,
             _sample(report, plan, observer, forecasts, home),
         )
-    excess_s, report.slowest = _excess(report, plan, observer)
-    # What was measured by looking every few hundredths of a second is known no better.
-    report.excess_s = round(excess_s, 1)
+    report.excess_s, report.slowest = _excess(report, plan, observer)
 
 
 def settings() -> Settings:

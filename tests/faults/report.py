@@ -91,7 +91,7 @@ class Report:
             "repeated": v.repeated,
             "longest_pause_s": round(max(self.longest.values(), default=0.0), 1),
             "rolling_restarts": dict(Counter(stage for stage, _, _ in self.restarts)),
-            "rolling_restart_excess_s": self.excess_s,
+            "rolling_restart_excess_s": round(self.excess_s, 1),
             "slowest_restart": self.slowest,
             "elapsed_s": round(self.elapsed_s, 1),
             "failures": self.failures,
