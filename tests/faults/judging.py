@@ -17,7 +17,7 @@ from tests.threads import threads
 
 from .observer import Observer, read_topic
 from .plan import Plan
-from .report import SLACK_S, Report
+from .report import Report
 from .traffic import Traffic
 from .verdict import Cold, judge_bars, judge_forecasts, judge_letters, truths
 from .world import World
@@ -61,7 +61,7 @@ def judge(
             cold,
             _sample(report, plan, observer, forecasts, home),
         )
-    report.excess_s, report.slowest = _excess(report, plan, observer)
+    report.slowest_s, report.slowest = slowest_return(report, plan, observer)
 
 
 def settings() -> Settings:
@@ -138,26 +138,28 @@ def _sample(
     return lambda symbol, opened: (symbol, opened) in chosen or rng.random() < share
 
 
-def _excess(report: Report, plan: Plan, observer: Observer) -> tuple[float, str]:
-    """How much longer than the restart itself and SLACK_S a symbol's records stayed away at worst,
-    beyond the time between two closes, and which."""
+def slowest_return(report: Report, plan: Plan, observer: Observer) -> tuple[float, str]:
+    """How long after a rolling restart, or after its next record was due, a symbol came back at
+    worst, and which. What another member published during the restart was no pause: a symbol's
+    next record is due the time between two closes after that."""
     closes_s = INTERVAL_MS["1m"] / 1000 / plan.speed
-    excess, slowest = 0.0, ""
+    slowest_s, slowest = 0.0, ""
     for stage, began, assigned in report.restarts:
         by_symbol: dict[str, list[float]] = {}
         for (of, symbol, _), at in observer.arrivals.items():
             if of == stage:
                 by_symbol.setdefault(symbol, []).append(at)
         for symbol, times in by_symbol.items():
-            before = max((at for at in times if at <= began), default=None)
+            before = max((at for at in times if at <= assigned), default=None)
             after = min((at for at in times if at > assigned), default=None)
-            if before is not None and after is not None:
-                over = after - max(before + closes_s, assigned) - SLACK_S
-                if over > excess:
-                    excess = over
-                    slowest = (
-                        f"{stage} at {report.seconds(began):.1f} s: {symbol} before "
-                        f"{report.seconds(before):.1f}, assigned {report.seconds(assigned):.1f}, "
-                        f"after {report.seconds(after):.1f}"
-                    )
-    return excess, slowest
+            if before is None or after is None:
+                continue
+            late_s = after - max(before + closes_s, assigned)
+            if late_s > slowest_s:
+                slowest_s = late_s
+                slowest = (
+                    f"{stage} at {report.seconds(began):.2f} s: {symbol} before "
+                    f"{report.seconds(before):.2f}, assigned {report.seconds(assigned):.2f}, "
+                    f"after {report.seconds(after):.2f}"
+                )
+    return slowest_s, slowest

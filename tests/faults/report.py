@@ -32,8 +32,8 @@ class Report:
         """Of each fault: its kind, when it began, when all partitions had published again."""
         self.restarts: list[tuple[str, float, float]] = []
         """Of each rolling restart: stage, SIGTERM, assignment of the new process."""
-        self.excess_s = 0.0
-        """By how much a rolling restart paused a symbol for longer than it took and SLACK_S."""
+        self.slowest_s = 0.0
+        """How long after a rolling restart a symbol came back at worst; SLACK_S is allowed."""
         self.slowest = ""
         """Which restart that was, in seconds since the first fault could come."""
         self.failures: list[str] = []
@@ -91,7 +91,7 @@ class Report:
             "repeated": v.repeated,
             "longest_pause_s": round(max(self.longest.values(), default=0.0), 1),
             "rolling_restarts": dict(Counter(stage for stage, _, _ in self.restarts)),
-            "rolling_restart_excess_s": round(self.excess_s, 1),
+            "slowest_return_s": round(self.slowest_s, 2),
             "slowest_restart": self.slowest,
             "elapsed_s": round(self.elapsed_s, 1),
             "failures": self.failures,
@@ -119,8 +119,8 @@ class Report:
             f"missing {figures['missing']}, wrong {figures['wrong']}, "
             f"conflicting {figures['conflicting']}, repeated {figures['repeated']}",
             f"longest pause {figures['longest_pause_s']} s; {len(self.restarts)} rolling restarts, "
-            f"at worst a symbol paused {figures['rolling_restart_excess_s']} s longer than the "
-            f"restart and {SLACK_S:.0f} s; {figures['elapsed_s']:.0f} s in all",
+            f"at worst a symbol came back {figures['slowest_return_s']} s after one "
+            f"({SLACK_S:.0f} s allowed); {figures['elapsed_s']:.0f} s in all",
             *figures["failures"],
             *figures["notes"][:10],
         ]
