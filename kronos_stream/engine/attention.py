@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import native
 from .cache import KV
 from .native import kernels
 
@@ -30,15 +31,30 @@ class Part(NamedTuple):
     lse: Tensor
 
 
-def stepwise(
-    q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane], own: tuple[Tensor, Tensor], seen: int
-) -> Tensor:
-    """q (R, H, D) over the prefix of each row's lane and the first `seen` of its own keys and
-    values (R, K, S, D), under one softmax → (R, H, D). The rows come one lane after the other, as
-    many for each."""
-    if found := kernels(q):
-        return found.attend(q, (kv.keys[layer], kv.values[layer]), own, lanes, seen)
-    return with_suffix(over_prefix(q, kv, layer, lanes), q, *own, seen)
+class Memory:
+    """What the rows of a rollout look at in one layer: the prefix of their lane, which as many rows
+    share for each, and each row's own keys and values (R, K, S, D), one more a step."""
+
+    def __init__(self, kv: KV, layer: int, lanes: Sequence[Lane], own: tuple[Tensor, Tensor]):
+        self._kv, self._layer, self._lanes, self._own = kv, layer, lanes, own
+        self._kernels = kernels(own[0])
+        if self._kernels:
+            self._places = native.Memory((kv.keys[layer], kv.values[layer]), own, lanes)
+
+    def append(self, keys: Tensor, values: Tensor, step: int) -> None:
+        """Each row's own keys and values (R, K, D) of a step."""
+        if self._kernels:
+            self._kernels.append(keys, values, self._places, step)
+        else:
+            self._own[0][:, :, step], self._own[1][:, :, step] = keys, values
+
+    def attend(self, q: Tensor, seen: int) -> Tensor:
+        """q (R, H, D), one lane's rows after the other's, over the prefix and the first `seen` own
+        steps under one softmax → (R, H, D)."""
+        if self._kernels:
+            return self._kernels.attend(q, self._places, seen)
+        prefix = over_prefix(q, self._kv, self._layer, self._lanes)
+        return with_suffix(prefix, q, *self._own, seen)
 
 
 def over_prefix(q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane]) -> Part:

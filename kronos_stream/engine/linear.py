@@ -1,19 +1,132 @@
 """Matrix products of the engine: y = x Wᵀ + b over rows, in one pass with what follows them.
 
-On a CPU the weights are laid out once as oneDNN wants them, and residual, silu and gate ride on the
-product. A row of the result never depends on the other rows: that is what makes a forecast the same
-whatever else is in its batch (tests/engine/test_linear.py holds it).
+On a CPU the weights are laid out once, as our compiled kernels or else oneDNN want them, and
+residual and gate ride on the product. A row of the result never depends on the other rows: that is
+what makes a forecast the same whatever else is in its batch (tests/engine/test_linear.py holds it).
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .native import Kernels, kernels
+
 MIN_ROWS: Final = 8
-"""Products of fewer rows may take another kernel, with other bits: they are padded."""
+"""oneDNN's products of fewer rows may take another kernel, with other bits: they are padded."""
+
+
+class Product(Protocol):
+    """One weight (out, in) and bias (out,) or none, for rows (R, in)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ + b → (R, out)."""
+        ...
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x Wᵀ + b + other, other (R, out) → (R, out)."""
+        ...
+
+
+def product(*parts: nn.Linear, dtype: torch.dtype, device: torch.device) -> Product:
+    """Linear layers of one input as one: their outputs side by side."""
+    weight = _joined([part.weight for part in parts], dtype, device)
+    biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+    bias = _joined(biases, dtype, device) if biases else None
+    compiled = kernels(weight)
+    if compiled and len(weight) % compiled.panel == 0:
+        return _Compiled(compiled, weight, bias)
+    return _of_torch(weight, bias)
+
+
+class Gate:
+    """silu(x W1ᵀ) · (x W3ᵀ) of two linear layers without biases."""
+
+    def __init__(
+        self, w1: nn.Linear, w3: nn.Linear, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        both = [_joined([part.weight], dtype, device) for part in (w1, w3)]
+        compiled = kernels(both[0])
+        self._compiled = compiled if compiled and 2 * len(both[0]) % compiled.panel == 0 else None
+        if self._compiled:
+            self._weight = self._compiled.lay_out_gate(*both)
+        else:
+            self._w1, self._w3 = (_of_torch(weight, None) for weight in both)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (R, in) → (R, out)."""
+        if self._compiled:
+            return self._compiled.gate(x, self._weight)
+        return self._w3.times(x, self._w1.silu(x))
+
+
+class _Compiled:
+    """By our own kernels."""
+
+    def __init__(self, compiled: Kernels, weight: Tensor, bias: Tensor | None) -> None:
+        self._kernels, self._bias = compiled, bias
+        self._weight = compiled.lay_out(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._kernels.product(x, self._weight, self._bias, None)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._kernels.product(x, self._weight, self._bias, other)
+
+
+class _Plain:
+    """By torch."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._weight, self._bias)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(self(x), inplace=True)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self(x).mul_(other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self(x).add_(other)
+
+
+class _OneDnn:
+    """By oneDNN, with what follows in the same pass."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight), bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._one("none", x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return self._one("swish", x)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._two("mul", x, other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._two("add", x, other)
+
+    def _one(self, what: str, x: Tensor) -> Tensor:
+        out: Any = torch.ops.mkldnn._linear_pointwise(
+            _padded(x), self._weight, self._bias, what, [], ""
+        )
+        return out[: len(x)]  # type: ignore[no-any-return]
+
+    def _two(self, what: str, x: Tensor, other: Tensor) -> Tensor:
+        out: Any = torch.ops.mkldnn._linear_pointwise.binary(
+            _padded(x), _padded(other), self._weight, self._bias, what
+        )
+        return out[: len(x)]  # type: ignore[no-any-return]
+
+
+def _of_torch(weight: Tensor, bias: Tensor | None) -> _OneDnn | _Plain:
+    return _OneDnn(weight, bias) if _packs(weight) else _Plain(weight, bias)
 
 
 def _packs(weight: Tensor) -> bool:
@@ -29,66 +142,11 @@ def _packs(weight: Tensor) -> bool:
     )
 
 
-class Linear:
-    """One weight (out, in) and bias (out,) or none; every method takes rows (R, in)."""
+def _joined(parts: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.cat(parts).detach().to(device, dtype)
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        weight = weight.detach().contiguous()
-        self._bias = None if bias is None else bias.detach()
-        self._packed = _packs(weight)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
 
-    @classmethod
-    def of(cls, *parts: nn.Linear, dtype: torch.dtype, device: torch.device) -> "Linear":
-        """Linear layers of one input as one: their outputs side by side."""
-        weights: list[Tensor] = [part.weight for part in parts]
-        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
-        bias = torch.cat(biases).to(device, dtype) if biases else None
-        return cls(torch.cat(weights).to(device, dtype), bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b → (R, out)."""
-        return self._rows(self._plain, x)
-
-    def silu(self, x: Tensor) -> Tensor:
-        """silu(x Wᵀ + b) → (R, out)."""
-        return self._rows(self._silu, x)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """(x Wᵀ + b) · other, other (R, out) → (R, out)."""
-        return self._rows(self._times, x, other)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """x Wᵀ + b + other, other (R, out) → (R, out)."""
-        return self._rows(self._plus, x, other)
-
-    def _rows(self, product: Callable[..., Tensor], x: Tensor, *other: Tensor) -> Tensor:
-        missing = MIN_ROWS - x.shape[0]
-        if missing <= 0:
-            return product(x, *other)
-        padding = (0, 0, 0, missing)
-        return product(F.pad(x, padding), *(F.pad(o, padding) for o in other))[: x.shape[0]]
-
-    def _plain(self, x: Tensor) -> Tensor:
-        if self._packed:
-            return self._one("none", x)
-        return F.linear(x, self._weight, self._bias)
-
-    def _silu(self, x: Tensor) -> Tensor:
-        return self._one("swish", x) if self._packed else F.silu(self._plain(x), inplace=True)
-
-    def _times(self, x: Tensor, other: Tensor) -> Tensor:
-        return self._two("mul", x, other) if self._packed else self._plain(x).mul_(other)
-
-    def _plus(self, x: Tensor, other: Tensor) -> Tensor:
-        return self._two("add", x, other) if self._packed else self._plain(x).add_(other)
-
-    def _one(self, what: str, x: Tensor) -> Tensor:
-        out: Any = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, what, [], "")
-        return out  # type: ignore[no-any-return]
-
-    def _two(self, what: str, x: Tensor, other: Tensor) -> Tensor:
-        out: Any = torch.ops.mkldnn._linear_pointwise.binary(
-            x, other, self._weight, self._bias, what
-        )
-        return out  # type: ignore[no-any-return]
+def _padded(x: Tensor) -> Tensor:
+    """At least MIN_ROWS rows."""
+    missing = MIN_ROWS - len(x)
+    return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x

@@ -1,6 +1,7 @@
-"""kernels.cpp, compiled where g++ is at hand: the small steps between matrix products, each in one
-pass instead of five to ten. `kernels()` is None where it is not; what calls it then does the same
-arithmetic in torch, with other bits in the last places.
+"""The folder kernels/, compiled where g++ is at hand: products that read the next weights while
+they multiply, and the small steps between them, each in one pass instead of five to ten.
+`kernels()` is None where it is not; what calls it then does the same arithmetic in torch, with
+other bits in the last places.
 
 The library is compiled once for a processor, into the user's cache folder.
 """
@@ -19,7 +20,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-SOURCE: Final = Path(__file__).with_name("kernels.cpp")
+FOLDER: Final = Path(__file__).with_name("kernels")
 COMPILER: Final = "g++"
 FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 WIDTH: Final = 8
@@ -47,9 +48,56 @@ class Kernels:
             found.argtypes, found.restype = arguments, None
             return found  # type: ignore[no-any-return]
 
+        functions.panel.restype = number
+        self.panel = int(functions.panel())
+        """Columns of a product that are summed together: its width must be a multiple of it."""
+        self._product = function("product", *[array] * 4, *[number] * 4, array)
         self._norm = function("rms_norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
         self._rotate = function("rotate", *[array] * 3, *[number] * 4)
+        self._append = function("append", *[array] * 4, *[number] * 6)
         self._attend = function("attend", *[array] * 7, *[number] * 9, array)
+
+    def lay_out(self, weight: Tensor) -> Tensor:
+        """A weight (out, in) as `product` takes it."""
+        out, wide = weight.shape
+        return weight.view(out // self.panel, self.panel, wide).transpose(1, 2).contiguous()
+
+    def lay_out_gate(self, w1: Tensor, w3: Tensor) -> Tensor:
+        """Two weights (out, in) as `gate` takes them."""
+        vectors = [w.view(-1, self.panel // 2, w.shape[1]) for w in (w1, w3)]
+        return torch.cat(vectors, dim=1).transpose(1, 2).contiguous()
+
+    def product(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None
+    ) -> Tensor:
+        """x Wᵀ + bias + other, x (R, in) and other (R, out) → (R, out)."""
+        out = torch.empty(x.shape[0], weight.shape[0] * self.panel)
+        self._multiply(x, weight, bias, other, out, gated=False)
+        return out
+
+    def gate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """silu(x W1ᵀ) · (x W3ᵀ), x (R, in) → (R, out)."""
+        out = torch.empty(x.shape[0], weight.shape[0] * self.panel // 2)
+        self._multiply(x, weight, None, None, out, gated=True)
+        return out
+
+    def _multiply(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        other: Tensor | None,
+        out: Tensor,
+        *,
+        gated: bool,
+    ) -> None:
+        x, other = x.contiguous(), None if other is None else other.contiguous()
+        added = (None if t is None else t.data_ptr() for t in (bias, other))
+        self._product(
+            *(x.data_ptr(), weight.data_ptr(), *added),
+            *(*x.shape, out.shape[1], gated),
+            out.data_ptr(),
+        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) · weight, x (R, width) → (R, width)."""
@@ -62,28 +110,43 @@ class Kernels:
         (R, 1, D) and sines (R, 1, D/2)."""
         self._rotate(x.data_ptr(), cosines.data_ptr(), sines.data_ptr(), *x.shape, x.stride(0))
 
-    def attend(
-        self,
-        q: Tensor,
-        prefix: tuple[Tensor, Tensor],
-        own: tuple[Tensor, Tensor],
-        lanes: Sequence[tuple[int, int]],
-        seen: int,
-    ) -> Tensor:
-        """q (R, H, D), whose rows may lie apart, over the prefix (slots, K, L, D) of each lane (its
-        slot and how much of it) and the first `seen` of each row's own (R, K, S, D)."""
+    def append(self, keys: Tensor, values: Tensor, memory: "Memory", step: int) -> None:
+        """Keys and values (R, K, D), whose rows lie equally far apart, to one of its own steps."""
+        self._append(
+            *(keys.data_ptr(), values.data_ptr(), *memory.own),
+            *(*keys.shape, keys.stride(0), memory.steps, step),
+        )
+
+    def attend(self, q: Tensor, memory: "Memory", seen: int) -> Tensor:
+        """q (R, H, D), whose rows may lie apart, over the prefix of each lane and the first `seen`
+        of each row's own steps."""
         rows, heads, width = q.shape
-        _, kv_heads, length, _ = prefix[0].shape
-        slots, counts = ((ctypes.c_int64 * len(lanes))(*part) for part in zip(*lanes, strict=True))
         out = torch.empty(q.shape, dtype=torch.float32)
         self._attend(
-            q.data_ptr(),
-            *(t.data_ptr() for t in (*prefix, *own)),
-            *(slots, counts, len(lanes), rows // len(lanes)),
-            *(heads, kv_heads, width, q.stride(0), length, own[0].shape[2], seen),
+            *(q.data_ptr(), *memory.prefix, *memory.own),
+            *(*memory.lanes, memory.count, rows // memory.count),
+            *(heads, memory.kv_heads, width, q.stride(0), memory.length, memory.steps, seen),
             out.data_ptr(),
         )
         return out
+
+
+class Memory:
+    """The places of what the rows of some lanes look at in one layer: prefixes (slots, K, L, D) of
+    which each lane sees a slot to some length, and each row's own steps (R, K, S, D). The tensors
+    must outlive it."""
+
+    def __init__(
+        self,
+        prefix: tuple[Tensor, Tensor],
+        own: tuple[Tensor, Tensor],
+        lanes: Sequence[tuple[int, int]],
+    ) -> None:
+        _, self.kv_heads, self.length, _ = prefix[0].shape
+        self.steps = own[0].shape[2]
+        self.prefix, self.own = ([t.data_ptr() for t in both] for both in (prefix, own))
+        self.lanes = [(ctypes.c_int64 * len(lanes))(*part) for part in zip(*lanes, strict=True)]
+        self.count = len(lanes)
 
 
 def choose(wanted: bool) -> None:
@@ -130,15 +193,17 @@ def compiled() -> Path:
         raise CompileError(f"{COMPILER} is clang, whose OpenMP is another than torch's")
     openmp = _openmp()
     told = "\n".join((target, *FLAGS, Path(openmp).name)).encode()
-    key = hashlib.sha256(SOURCE.read_bytes() + told).hexdigest()[:16]
+    sources = sorted(FOLDER.glob("*.cpp"))
+    texts = b"".join(path.read_bytes() for path in (*sources, *sorted(FOLDER.glob("*.h"))))
+    key = hashlib.sha256(texts + told).hexdigest()[:16]
     library = _folder() / f"{key}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            made, parts = Path(scratch) / "kernels.so", Path(scratch) / "kernels.o"
-            _run(compiler, *FLAGS, "-c", str(SOURCE), "-o", str(parts))
-            _run(compiler, "-shared", str(parts), openmp, "-o", str(made))
+            _run(compiler, *FLAGS, "-c", *map(str, sources), within=scratch)
+            parts = [f"{source.stem}.o" for source in sources]
+            _run(compiler, "-shared", *parts, openmp, "-o", "kernels.so", within=scratch)
             # Several processes may come here at once: each puts a whole file in place.
-            made.replace(library)
+            Path(scratch, "kernels.so").replace(library)
     _check_ours(library)
     return library
 
@@ -180,10 +245,16 @@ def _openmp() -> str:
     return loaded[0]
 
 
-def _run(*command: str) -> str:
+def _run(*command: str, within: str | None = None) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=True
+            command,
+            cwd=within,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=True,
         )
     except subprocess.CalledProcessError as error:
         raise CompileError(f"{command[0]}: {error.stderr.strip()[-200:]}") from error

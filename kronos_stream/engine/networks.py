@@ -20,7 +20,7 @@ from ..model.kronos import FINE_HEADS, Kronos
 from ..model.tokenizer import KronosTokenizer
 from ..model.transformer import Attention, Block, RMSNorm, rotary_table
 from ..wire.messages import ForecastSpec
-from .linear import Linear
+from .linear import Gate, product
 from .native import kernels
 
 
@@ -78,14 +78,10 @@ class Layer:
         self._norm1 = Norm(block.norm1, device)
         self._norm2 = Norm(block.norm2, device)
 
-        def linear(*parts: nn.Linear) -> Linear:
-            return Linear.of(*parts, dtype=dtype, device=device)
-
-        self._qkv = linear(a.q_proj, a.k_proj, a.v_proj)
-        self._out = linear(a.out_proj)
-        self._w1, self._w3, self._w2 = (
-            linear(part) for part in (block.ffn.w1, block.ffn.w3, block.ffn.w2)
-        )
+        self._qkv = product(a.q_proj, a.k_proj, a.v_proj, dtype=dtype, device=device)
+        self._out = product(a.out_proj, dtype=dtype, device=device)
+        self._gate = Gate(block.ffn.w1, block.ffn.w3, dtype, device)
+        self._w2 = product(block.ffn.w2, dtype=dtype, device=device)
 
     def project(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """x (R, d) → queries (R, H, D), keys and values (R, K, D)."""
@@ -96,8 +92,7 @@ class Layer:
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """x (R, d), attended (R, H, D) → (R, d)."""
         x = self._out.plus(attended.flatten(1), x)
-        normed = self._norm2(x)
-        return self._w2.plus(self._w3.times(normed, self._w1.silu(normed)), x)
+        return self._w2.plus(self._gate(self._norm2(x)), x)
 
 
 class Stack:
@@ -135,10 +130,10 @@ class FineHead:
         self.head_width = a.head_width
         self._turns = turns
         self._queries = a.q_proj(model.embedding.emb_s1.weight).detach().to(device, dtype)
-        self._keys_values = Linear.of(a.k_proj, a.v_proj, dtype=dtype, device=device)
-        self._out = Linear.of(a.out_proj, dtype=dtype, device=device)
+        self._keys_values = product(a.k_proj, a.v_proj, dtype=dtype, device=device)
+        self._out = product(a.out_proj, dtype=dtype, device=device)
         self._norm = Norm(model.dep_layer.norm, device)
-        self._logits = Linear.of(model.head.proj_s2, dtype=dtype, device=device)
+        self._logits = product(model.head.proj_s2, dtype=dtype, device=device)
 
     def queries(self, coarse: Tensor, positions: Tensor) -> Tensor:
         """Coarse ids (R,) at the positions of their hidden states (R,) → (R, 4, D)."""
@@ -173,12 +168,12 @@ class Networks:
         self.model = Stack(model.transformer, length, dtype, device)
         self.encoder = Stack(tokenizer.encoder, length, torch.float32, device)
         self.decoder = Stack(tokenizer.decoder, length, torch.float32, device)
-        self._embed_bars = Linear.of(tokenizer.embed, dtype=torch.float32, device=device)
-        self._latents = Linear.of(tokenizer.quant_embed, dtype=torch.float32, device=device)
+        self._embed_bars = product(tokenizer.embed, dtype=torch.float32, device=device)
+        self._latents = product(tokenizer.quant_embed, dtype=torch.float32, device=device)
         self._ids_of_latents = tokenizer.ids_of_latents
-        self.restore = Linear.of(tokenizer.head, dtype=torch.float32, device=device)
+        self.restore = product(tokenizer.head, dtype=torch.float32, device=device)
         self.norm = Norm(model.norm, device)
-        self.coarse_logits = Linear.of(model.head.proj_s1, dtype=dtype, device=device)
+        self.coarse_logits = product(model.head.proj_s1, dtype=dtype, device=device)
         width = model.dep_layer.cross_attn.head_width
         rotated = spec.fine_head_rotary == "trained"
         self.fine = FineHead(

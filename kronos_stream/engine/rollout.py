@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.sampling import Sampling, draw
-from .attention import Lane, among_own, merged, over_prefix, stepwise
+from .attention import Lane, Memory, among_own, merged, over_prefix
 from .cache import KV, Prefixes
 from .networks import Networks
 
@@ -58,33 +58,38 @@ def rollout(
     begin = lengths.repeat_interleave(paths)
     hidden = last.repeat_interleave(paths, dim=0)
     ids = torch.empty(2, steps, rows, dtype=torch.long, device=u.device)
-    fine_keys, fine_values = of_fine = _of(suffixes.fine, 0, rows)
+    memories = _memories(prefixes.model, suffixes.model, lanes, rows)
+    (fine_memory,) = _memories(prefixes.fine, suffixes.fine, lanes, rows)
     for step in range(steps):
         position = begin + step
         coarse = draw(nets.coarse_logits(hidden), u[:, step, 0], sampling)
         q = nets.fine.queries(coarse, position - 1)
-        attended = stepwise(q, prefixes.fine, 0, lanes, of_fine, step)
+        attended = fine_memory.attend(q, step)
         fine = draw(nets.fine.logits(hidden, attended), u[:, step, 1], sampling)
         ids[0, step], ids[1, step] = coarse, fine
         if step == steps - 1:
             break
         x = nets.tokens(coarse, fine) + times[:, step].repeat_interleave(paths, dim=0)
         turns = nets.model.turns(position)
-        for index, layer in enumerate(nets.model.layers):
+        for layer, memory in zip(nets.model.layers, memories, strict=True):
             q, k, v = layer.project(x, turns)
-            own_keys, own_values = own = _of(suffixes.model, index, rows)
-            own_keys[:, :, step], own_values[:, :, step] = k, v
-            attended = stepwise(q, prefixes.model, index, lanes, own, step + 1)
-            x = layer.finish(x, attended)
+            memory.append(k, v, step)
+            x = layer.finish(x, memory.attend(q, step + 1))
         hidden = nets.norm(x)
-        fine_keys[:, :, step], fine_values[:, :, step] = nets.fine.keys_values(hidden, position)
+        fine_memory.append(*nets.fine.keys_values(hidden, position), step)
     z = _decoded(nets, prefixes.decoder, lanes, begin, ids.transpose(1, 2))
     return z.view(symbols, paths, steps, -1)
 
 
-def _of(both: tuple[Tensor, Tensor], layer: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of one layer and the first rows."""
-    return both[0][layer, :rows], both[1][layer, :rows]
+def _memories(
+    prefix: KV, suffix: tuple[Tensor, Tensor], lanes: Sequence[Lane], rows: int
+) -> list[Memory]:
+    """Of each layer, with the first rows of the suffix."""
+    keys, values = suffix
+    return [
+        Memory(prefix, layer, lanes, (keys[layer, :rows], values[layer, :rows]))
+        for layer in range(len(keys))
+    ]
 
 
 def _decoded(nets: Networks, kv: KV, lanes: Sequence[Lane], begin: Tensor, ids: Tensor) -> Tensor:

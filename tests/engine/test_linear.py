@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kronos_stream.engine.attention import Part, merged, with_suffix
-from kronos_stream.engine.linear import Linear
+from kronos_stream.engine.linear import Gate, Product, product
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
@@ -16,32 +16,53 @@ ROWS = [1, 2, 3, 7, 8, 10, 16, 20, 30, 60, 64, 240]
 CPU = torch.device("cpu")
 
 
-def parts(wide: int, out: int, *, bias: bool, dtype: torch.dtype) -> tuple[nn.Linear, Linear]:
+def linear(
+    wide: int, out: int, *, bias: bool, dtype: torch.dtype
+) -> tuple[nn.Linear, nn.Linear, Product, Gate]:
+    """Two layers of torch, the first of them as our product, and both as our gate."""
     torch.manual_seed(out)
-    plain = nn.Linear(wide, out, bias=bias).to(dtype)
-    return plain, Linear.of(plain, dtype=dtype, device=CPU)
+    first, second = (nn.Linear(wide, out, bias=bias).to(dtype) for _ in range(2))
+    gate = Gate(first, second, dtype, CPU)
+    return first, second, product(first, dtype=dtype, device=CPU), gate
 
 
+@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("wide", "out"), [(96, 160), (512, 64), (8, 32), (96, 20)])
 @torch.inference_mode()
 def test_products_are_those_of_torch(
-    dtype: torch.dtype, packs: bool, monkeypatch: pytest.MonkeyPatch
+    wide: int, out: int, dtype: torch.dtype, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not packs:
         monkeypatch.setattr("kronos_stream.engine.linear._packs", lambda weight: False)
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.05}
     for bias in (True, False):
-        plain, ours = parts(96, 160, bias=bias, dtype=dtype)
-        for rows in (1, 5, 40):
-            x, other = torch.randn(rows, 96).to(dtype), torch.randn(rows, 160).to(dtype)
+        first, second, ours, gate = linear(wide, out, bias=bias, dtype=dtype)
+        for rows in (1, 5, 40, 130):
+            x, other = torch.randn(rows, wide).to(dtype), torch.randn(rows, out).to(dtype)
             kept = other.clone()
-            y = plain(x)
+            y = first(x)
             torch.testing.assert_close(ours(x), y, **close)
-            torch.testing.assert_close(ours.silu(x), F.silu(y), **close)
-            torch.testing.assert_close(ours.times(x, other), y * other, **close)
             torch.testing.assert_close(ours.plus(x, other), y + other, **close)
             assert torch.equal(other, kept)
+            if not bias:
+                torch.testing.assert_close(gate(x), F.silu(y) * second(x), **close)
+
+
+def test_layers_side_by_side() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, out) for out in (32, 64, 32)]
+    x = torch.randn(9, 24)
+    both = product(*layers, dtype=torch.float32, device=CPU)(x)
+    torch.testing.assert_close(both, torch.cat([layer(x) for layer in layers], dim=1))
+
+
+def test_a_gate_of_large_numbers_is_finite() -> None:
+    w1, w3 = (nn.Linear(8, 32, bias=False) for _ in range(2))
+    with torch.inference_mode():
+        x = 1e4 * torch.randn(40, 8)
+        torch.testing.assert_close(Gate(w1, w3, torch.float32, CPU)(x), F.silu(w1(x)) * w3(x))
 
 
 def test_bfloat16_is_not_packed_where_the_processor_lacks_it(
@@ -56,24 +77,24 @@ def test_bfloat16_is_not_packed_where_the_processor_lacks_it(
 
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
     for dtype in (torch.float32, torch.bfloat16):
-        parts(16, 24, bias=True, dtype=dtype)
+        linear(16, 20, bias=True, dtype=dtype)
 
 
 @pytest.mark.parametrize(
     ("wide", "out", "count"), [*((*shape, 1) for shape in SHAPES), (*SHAPES[0], 2)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("steps")
 @torch.inference_mode()
 def test_a_row_of_a_product_ignores_its_neighbours(
     dtype: torch.dtype, wide: int, out: int, count: int
 ) -> None:
-    _, ours = parts(wide, out, bias=True, dtype=dtype)
+    *_, ours, gate = linear(wide, out, bias=True, dtype=dtype)
     x, other = torch.randn(480, wide).to(dtype), torch.randn(480, out).to(dtype)
     calls = [
         lambda rows: ours(x[rows]),
-        lambda rows: ours.silu(x[rows]),
-        lambda rows: ours.times(x[rows], other[rows]),
         lambda rows: ours.plus(x[rows], other[rows]),
+        lambda rows: gate(x[rows]),
     ]
     with threads(count):
         for call in calls:

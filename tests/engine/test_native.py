@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kronos_stream.engine import native
-from kronos_stream.engine.attention import Lane, over_prefix, stepwise, with_suffix
+from kronos_stream.engine.attention import Lane, Memory, over_prefix, with_suffix
 from kronos_stream.engine.cache import KV
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
@@ -42,7 +42,9 @@ def test_attention_is_that_of_torch(
 ) -> None:
     q, kv, lanes, own = attention(heads, kv_heads, width, paths)
     plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, seen)
-    torch.testing.assert_close(stepwise(q, kv, 1, lanes, own, seen), plain, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        Memory(kv, 1, lanes, own).attend(q, seen), plain, atol=2e-6, rtol=1e-5
+    )
 
 
 @needs_compiler
@@ -51,7 +53,7 @@ def test_attention_is_that_of_torch(
 def test_prefixes_of_any_length(length: int) -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3, length=length)
     plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, 3)
-    torch.testing.assert_close(stepwise(q, kv, 1, lanes, own, 3), plain, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(Memory(kv, 1, lanes, own).attend(q, 3), plain, atol=2e-6, rtol=1e-5)
 
 
 @needs_compiler
@@ -60,7 +62,21 @@ def test_large_scores_stay_finite() -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3)
     q = q * 1e4
     plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 7)
-    torch.testing.assert_close(stepwise(q, kv, 0, lanes, own, 7), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(Memory(kv, 0, lanes, own).attend(q, 7), plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("steps")
+@torch.inference_mode()
+def test_a_step_is_appended_in_its_place() -> None:
+    _, kv, lanes, own = attention(2, 2, 8, 3)
+    before = [part.clone() for part in own]
+    qkv = torch.randn(6, 6, 8)
+    keys, values = qkv[:, 2:4], qkv[:, 4:]
+    Memory(kv, 0, lanes, own).append(keys, values, 4)
+    for part, old, new in zip(own, before, (keys, values), strict=True):
+        assert torch.equal(part[:, :, 4], new)
+        assert torch.equal(part[:, :, :4], old[:, :, :4])
+        assert torch.equal(part[:, :, 5:], old[:, :, 5:])
 
 
 @needs_compiler
@@ -68,16 +84,15 @@ def test_large_scores_stay_finite() -> None:
 @torch.inference_mode()
 def test_attention_of_a_lane_ignores_its_neighbours(count: int) -> None:
     q, kv, lanes, own = attention(6, 2, 24, 17)
-    whole = stepwise(q, kv, 1, lanes, own, 5)
+    whole = Memory(kv, 1, lanes, own).attend(q, 5)
     with threads(count):
         for lane in (0, 1):
             rows = slice(17 * lane, 17 * (lane + 1))
-            alone = stepwise(
-                q[rows], kv, 1, lanes[lane : lane + 1], (own[0][rows], own[1][rows]), 5
-            )
+            memory = Memory(kv, 1, lanes[lane : lane + 1], (own[0][rows], own[1][rows]))
+            alone = memory.attend(q[rows], 5)
             assert torch.equal(alone, whole[rows])
         # Of fewer paths, too.
-        few = stepwise(q[:4], kv, 1, lanes[:1], (own[0][:4], own[1][:4]), 5)
+        few = Memory(kv, 1, lanes[:1], (own[0][:4], own[1][:4])).attend(q[:4], 5)
         assert torch.equal(few, whole[:4])
 
 
@@ -123,7 +138,7 @@ def test_without_a_compiler_torch_does_it(
     assert native.used().startswith("torch: ")
     q, kv, lanes, own = attention(2, 2, 8, 3)
     plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 2)
-    assert torch.equal(stepwise(q, kv, 0, lanes, own, 2), plain)
+    assert torch.equal(Memory(kv, 0, lanes, own).attend(q, 2), plain)
 
 
 def test_a_folder_that_cannot_be_written_leaves_it_to_torch(
