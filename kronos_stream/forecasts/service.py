@@ -7,7 +7,7 @@ committed is the lowest unfinished bar: dying anywhere repeats work, and loses n
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -386,11 +386,10 @@ class ForecastService:
     async def _commit(self) -> None:
         """Everything below the position was acknowledged, or needs no forecast."""
         self._committed_at = self._monotonic()
-        positions: Mapping[int, int] = {n: p.position() for n, p in self._partitions.items()}
         changed = {
-            n: Commit(offset)
-            for n, offset in positions.items()
-            if offset != self._partitions[n].committed
+            n: Commit(p.position())
+            for n, p in self._partitions.items()
+            if p.position() != p.committed
         }
         if not changed or not self._subscription.owned:
             return

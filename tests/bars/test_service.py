@@ -3,114 +3,32 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from kronos_stream.bars.service import BarsService
-from kronos_stream.settings import (
-    BarsSettings,
-    FeedSettings,
-    KafkaSettings,
-    PublishSettings,
-    Settings,
-)
 from kronos_stream.wire.codecs import decode, encode
-from kronos_stream.wire.messages import Bar, Marker, Tick
+from kronos_stream.wire.messages import Bar, Tick
 from kronos_stream.wire.partitioning import partition_of
 from kronos_stream.wire.topics import Commit, Record
 from tests.fakes import Crash, FakeBroker, FakeCluster, steps_until
-from tests.tick_sessions import GRACE, STEP, SYMBOLS, T0, session
+from tests.tick_sessions import GRACE, STEP, T0
 
-TICKS, BARS = "kronos.ticks", "kronos.bars.5m"
-REJECTED, LATE = "kronos.ticks.rejected", "kronos.ticks.late.5m"
-GROUP = "kronos.bars.5m"
-
-
-def _settings(
-    symbols: tuple[str, ...] | str = SYMBOLS,
-    *,
-    kafka: dict[str, object] | None = None,
-    wire: str = "json",
-    feed: str | None = "simulated",
-    **bars: object,
-) -> Settings:
-    return Settings(
-        symbols=symbols,  # type: ignore[arg-type]
-        feed=FeedSettings(kind=feed),  # type: ignore[arg-type]
-        kafka=KafkaSettings(**(kafka or {})),  # type: ignore[arg-type]
-        bars=BarsSettings(**bars),  # type: ignore[arg-type]
-        publish=PublishSettings(wire=wire),  # type: ignore[arg-type]
-    )
-
-
-class Feed:
-    """Writes ticks and markers into the fake cluster, as a feed would."""
-
-    def __init__(self, cluster: FakeCluster) -> None:
-        self.cluster = cluster
-        self.last_id = 0
-
-    def tick(self, symbol: str, time: int, price: str = "100", qty: str = "1") -> None:
-        self.last_id += 1
-        self.write(Tick(symbol=symbol, price=price, qty=qty, time=time, trade_id=self.last_id))
-
-    def marker(self, time: int) -> None:
-        self.write(Marker(marker_time=time))
-
-    def session(self, intervals: range, *, seed: int = 7) -> None:
-        for message in session(intervals, seed=seed):
-            self.write(message)
-
-    def write(self, message: Tick | Marker) -> None:
-        value, headers = encode(message)
-        n = self.cluster.partitions
-        if isinstance(message, Tick):
-            key, at = message.symbol.encode(), message.time
-            partitions = [partition_of(message.symbol, n)]
-        else:
-            key, at, partitions = None, message.marker_time, list(range(n))
-        for p in partitions:
-            self.cluster.append(TICKS, value, partition=p, key=key, timestamp=at, headers=headers)
-
-
-@contextlib.asynccontextmanager
-async def _running(
-    broker: FakeBroker, settings: Settings | None = None, **more: object
-) -> AsyncIterator[BarsService]:
-    service = _service(broker, settings, **more)
-    task = asyncio.create_task(service.run())
-    try:
-        yield service
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def _service(broker: FakeBroker, settings: Settings | None = None, **more: object) -> BarsService:
-    return BarsService(
-        settings or _settings(),
-        broker,  # type: ignore[arg-type]
-        commit_every_s=0,
-        **more,  # type: ignore[arg-type]
-    )
-
-
-async def _idle(service: BarsService) -> None:
-    """Until everything that is in the log was read, folded and committed."""
-    await service.ready.wait()
-    await service._subscription.idle()  # type: ignore[attr-defined]
-
-
-async def _folded(broker: FakeBroker, settings: Settings | None = None, **more: object) -> None:
-    async with _running(broker, settings, **more) as service:
-        await _idle(service)
-
-
-def _bars(cluster: FakeCluster) -> list[Bar]:
-    return [decode(r.value, r.headers, Bar) for r in cluster.records(BARS)]
+from .stage import (
+    BARS,
+    GROUP,
+    LATE,
+    REJECTED,
+    TICKS,
+    Feed,
+    bars_of,
+    folded,
+    running,
+    service_of,
+    settings_of,
+    until_idle,
+)
 
 
 def _first_of_each(records: list[Record], identity: Callable[[Record], object]) -> dict:
@@ -144,7 +62,7 @@ async def test_a_bar_goes_to_the_partition_of_its_ticks_with_its_own_time() -> N
     feed.tick("BTCUSDT", T0 + 1, "100", "2")
     feed.tick("BTCUSDT", T0 + 2, "101", "1")
     feed.marker(T0 + STEP + GRACE)
-    await _folded(FakeBroker(cluster), _settings(("BTCUSDT",)))
+    await folded(FakeBroker(cluster), settings_of(("BTCUSDT",)))
     (record,) = cluster.records(BARS)
     assert record.partition == partition_of("BTCUSDT", 4)
     assert (record.key, record.timestamp) == (b"BTCUSDT", T0)
@@ -157,7 +75,7 @@ async def test_a_bar_goes_to_the_partition_of_its_ticks_with_its_own_time() -> N
 async def test_msgpack_is_told_by_a_header() -> None:
     cluster = FakeCluster()
     Feed(cluster).session(range(2))
-    await _folded(FakeBroker(cluster), _settings(wire="msgpack"))
+    await folded(FakeBroker(cluster), settings_of(wire="msgpack"))
     records = cluster.records(BARS)
     assert records
     assert {dict(r.headers)["wire"] for r in records} == {b"msgpack"}
@@ -172,7 +90,7 @@ async def test_the_commit_is_the_oldest_open_tick_and_the_watermark_before_it() 
     feed.marker(T0 + STEP + GRACE)
     feed.tick("BTCUSDT", T0 + STEP + GRACE + 5)
     feed.marker(T0 + STEP + GRACE + 250)
-    await _folded(FakeBroker(cluster), _settings(("BTCUSDT",)))
+    await folded(FakeBroker(cluster), settings_of(("BTCUSDT",)))
     commit = cluster.commits[GROUP, TICKS, 0]
     assert commit.offset == 3
     assert json.loads(commit.metadata) == {"w": T0 + STEP + GRACE}
@@ -182,27 +100,27 @@ async def test_a_restart_publishes_nothing_again() -> None:
     cluster = FakeCluster()
     feed = Feed(cluster)
     feed.session(range(4))
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     bars = cluster.records(BARS)
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     assert cluster.records(BARS) == bars
     feed.session(range(4, 6), seed=8)
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     once = FakeCluster()
     feed = Feed(once)
     feed.session(range(4))
     feed.session(range(4, 6), seed=8)
-    await _folded(FakeBroker(once))
+    await folded(FakeBroker(once))
     assert _content(cluster) == _content(once)
 
 
 async def test_a_new_group_on_old_topics_publishes_nothing_twice() -> None:
     cluster = FakeCluster()
     Feed(cluster).session(range(4))
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     bars = cluster.records(BARS)
     cluster.commits.clear()
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     assert cluster.records(BARS) == bars
 
 
@@ -210,8 +128,8 @@ async def test_embedded_folds_from_the_beginning() -> None:
     cluster, real = FakeCluster(), FakeCluster()
     for c in (cluster, real):
         Feed(c).session(range(3))
-    await _folded(FakeBroker(cluster, embedded=True))
-    await _folded(FakeBroker(real))
+    await folded(FakeBroker(cluster, embedded=True))
+    await folded(FakeBroker(real))
     assert cluster.commits == {}
     assert _content(cluster) == _content(real)
 
@@ -221,14 +139,14 @@ async def test_the_same_content_whatever_step_it_dies_at() -> None:
     whole, cluster = FakeCluster(partitions=2), FakeCluster(partitions=2)
     for c in (whole, cluster):
         Feed(c).session(range(5))
-    await _folded(FakeBroker(whole))
+    await folded(FakeBroker(whole))
     expected = _content(whole)
     crashes = 0
     for at in range(400):
         broker = FakeBroker(cluster, fault=steps_until(at))
-        service = _service(broker)
+        service = service_of(broker)
         task = asyncio.create_task(service.run())
-        idle = asyncio.create_task(_idle(service))
+        idle = asyncio.create_task(until_idle(service))
         await asyncio.wait({task, idle}, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
         if not task.done():
@@ -239,7 +157,7 @@ async def test_the_same_content_whatever_step_it_dies_at() -> None:
             break
         crashes += 1
     assert crashes > 20
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     assert _content(cluster) == expected
     assert expected[1]
 
@@ -250,18 +168,18 @@ async def test_dying_at_the_same_step_once_and_again(step: str, at: int) -> None
     whole, cluster = FakeCluster(partitions=2), FakeCluster(partitions=2)
     for c in (whole, cluster):
         Feed(c).session(range(5))
-    await _folded(FakeBroker(whole))
+    await folded(FakeBroker(whole))
     for _ in range(3):
         broker = FakeBroker(cluster, fault=steps_until(at, only=[step]))
-        service = _service(broker)
+        service = service_of(broker)
         task = asyncio.create_task(service.run())
-        idle = asyncio.create_task(_idle(service))
+        idle = asyncio.create_task(until_idle(service))
         await asyncio.wait({task, idle}, return_when=asyncio.FIRST_COMPLETED)
         for t in (task, idle):
             t.cancel()
         with contextlib.suppress(Crash, asyncio.CancelledError):
             await task
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(cluster))
     assert _content(cluster) == _content(whole)
 
 
@@ -270,19 +188,19 @@ async def test_a_zombie_and_its_successor_make_the_same_bars() -> None:
     for c in (whole, cluster):
         feed = Feed(c)
         feed.session(range(3))
-    await _folded(FakeBroker(whole))
-    async with _running(FakeBroker(cluster)) as zombie, _running(FakeBroker(cluster)) as heir:
-        await _idle(zombie)
+    await folded(FakeBroker(whole))
+    async with running(FakeBroker(cluster)) as zombie, running(FakeBroker(cluster)) as heir:
+        await until_idle(zombie)
         cluster.evict(zombie._subscription)  # type: ignore[arg-type]
-        await _idle(heir)
+        await until_idle(heir)
         commits = dict(cluster.commits)
         assert not await zombie._subscription.commit({0: Commit(0)})
         assert cluster.commits == commits
         for c in (whole, cluster):
             Feed(c).session(range(3, 5), seed=9)
-        await _idle(zombie)
-        await _idle(heir)
-    await _folded(FakeBroker(whole))
+        await until_idle(zombie)
+        await until_idle(heir)
+    await folded(FakeBroker(whole))
     assert _content(cluster) == _content(whole)
 
 
@@ -290,13 +208,13 @@ async def test_members_come_and_go() -> None:
     whole, cluster = FakeCluster(partitions=8), FakeCluster(partitions=8)
     async with contextlib.AsyncExitStack() as stack:
         for i in range(4):
-            await stack.enter_async_context(_running(FakeBroker(cluster)))
-            service = await stack.enter_async_context(_running(FakeBroker(cluster)))
+            await stack.enter_async_context(running(FakeBroker(cluster)))
+            service = await stack.enter_async_context(running(FakeBroker(cluster)))
             for c in (whole, cluster):
                 Feed(c).session(range(2 * i, 2 * i + 2))
-            await _idle(service)
-    await _folded(FakeBroker(cluster))
-    await _folded(FakeBroker(whole))
+            await until_idle(service)
+    await folded(FakeBroker(cluster))
+    await folded(FakeBroker(whole))
     assert _content(cluster) == _content(whole)
 
 
@@ -313,13 +231,13 @@ async def test_poison_goes_aside_and_the_stream_goes_on() -> None:
     cluster.logs[TICKS, 0][-1] = cluster.logs[TICKS, 0][-1]._replace(timestamp=T0)
     feed.tick("BTCUSDT", T0 + 1)
     feed.marker(T0 + STEP + GRACE)
-    await _folded(FakeBroker(cluster), _settings(("BTCUSDT",)))
+    await folded(FakeBroker(cluster), settings_of(("BTCUSDT",)))
     rejected = cluster.records(REJECTED)
     assert len(rejected) == 2 * len(junk) + 2
     assert all(len(r.value) <= 65_536 for r in rejected)
     assert all(dict(r.headers)["reason"] for r in rejected)
     assert [int(dict(r.headers)["source_offset"]) for r in rejected] == list(range(1, 15))
-    assert [bar.trades for bar in _bars(cluster)] == [1]
+    assert [bar.trades for bar in bars_of(cluster)] == [1]
 
 
 async def test_a_tick_in_the_wrong_partition_is_rejected_unless_any_will_do() -> None:
@@ -331,9 +249,9 @@ async def test_a_tick_in_the_wrong_partition_is_rejected_unless_any_will_do() ->
         feed.marker(T0)
         cluster.append(TICKS, value, partition=wrong, timestamp=T0, headers=headers)
         feed.marker(T0 + STEP + GRACE)
-        settings = _settings(("BTCUSDT",), kafka={"partitioner": partitioner})
-        await _folded(FakeBroker(cluster), settings)
-        assert [bar.trades for bar in _bars(cluster)] == [1] * expected
+        settings = settings_of(("BTCUSDT",), kafka={"partitioner": partitioner})
+        await folded(FakeBroker(cluster), settings)
+        assert [bar.trades for bar in bars_of(cluster)] == [1] * expected
         reasons = [dict(r.headers)["reason"] for r in cluster.records(REJECTED)]
         assert reasons == [b"wrong_partition"] * (1 - expected)
 
@@ -346,7 +264,7 @@ async def test_late_ticks_carry_their_source() -> None:
     feed.marker(T0 + STEP + GRACE)
     feed.tick("BTCUSDT", T0 + 2)
     late: list[str] = []
-    await _folded(FakeBroker(cluster), _settings(("BTCUSDT",)), on_late=late.append)
+    await folded(FakeBroker(cluster), settings_of(("BTCUSDT",)), on_late=late.append)
     (record,) = cluster.records(LATE)
     headers = dict(record.headers)
     assert (headers["source_topic"], headers["source_offset"]) == (TICKS.encode(), b"3")
@@ -354,96 +272,16 @@ async def test_late_ticks_carry_their_source() -> None:
     assert late == ["BTCUSDT"]
 
 
-class Wall:
-    """A wall clock that the test sets."""
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-
-    def __call__(self) -> int:
-        return self.now
-
-
-def _quiet(**more: str | None) -> tuple[FakeCluster, Settings]:
-    """A partition of ticks that others write, where time stands still after one of BTCUSDT."""
-    cluster = FakeCluster(partitions=1)
-    feed = Feed(cluster)
-    feed.tick("ETHUSDT", T0)
-    feed.tick("BTCUSDT", T0 + GRACE)
-    return cluster, _settings(("BTCUSDT",), **{"feed": "kafka", **more})  # type: ignore[arg-type]
-
-
-async def test_the_owner_marks_a_close_only_when_the_clock_has_passed_it() -> None:
-    cluster, settings = _quiet()
-    wall = Wall(T0 + STEP + GRACE - 1)
-    async with _running(FakeBroker(cluster), settings, clock=wall) as service:
-        await _idle(service)
-        assert len(cluster.records(TICKS)) == 2
-        assert _bars(cluster) == []
-        wall.now += 1
-        await _idle(service)
-        marker = cluster.records(TICKS)[-1]
-        assert marker.key is None
-        assert decode(marker.value, marker.headers, Marker) == Marker(marker_time=wall.now)
-        assert [bar.open_time for bar in _bars(cluster)] == [T0]
-        await _idle(service)
-        assert len(cluster.records(TICKS)) == 3
-
-
-async def test_one_marker_ends_a_long_silence() -> None:
-    cluster, settings = _quiet()
-    await _folded(FakeBroker(cluster), settings, clock=Wall(T0 + 5 * STEP + 77))
-    assert len(cluster.records(TICKS)) == 3
-    assert [bar.open_time for bar in _bars(cluster)] == [T0 + i * STEP for i in range(4)]
-
-
-async def test_an_heir_goes_on_marking_after_the_markers_of_another() -> None:
-    cluster, settings = _quiet()
-    for i in (1, 2):
-        await _folded(FakeBroker(cluster), settings, clock=Wall(T0 + i * STEP + GRACE))
-    assert [bar.open_time for bar in _bars(cluster)] == [T0, T0 + STEP]
-
-
-async def test_a_feed_that_marks_knows_the_time_better() -> None:
-    """A replay of the past: our clock would make every later tick late. Also after a restart."""
-    cluster, settings = _quiet()
-    Feed(cluster).marker(T0 + STEP + GRACE)
-    for _ in range(2):
-        await _folded(FakeBroker(cluster), settings, clock=Wall(T0 + 10_000 * STEP))
-    assert len(cluster.records(TICKS)) == 3
-    assert [bar.open_time for bar in _bars(cluster)] == [T0]
-
-
-@pytest.mark.parametrize(
-    ("feed", "markers", "embedded", "marks"),
-    [
-        ("kafka", None, False, True),
-        (None, None, False, True),
-        (None, None, True, False),
-        ("simulated", None, False, False),
-        ("kafka", "feed", False, False),
-        ("simulated", "owner", False, True),
-    ],
-)
-async def test_who_marks(
-    feed: str | None, markers: str | None, embedded: bool, marks: bool
-) -> None:
-    cluster, settings = _quiet(feed=feed, markers=markers)
-    broker = FakeBroker(cluster, embedded=embedded)
-    await _folded(broker, settings, clock=Wall(T0 + 10 * STEP))
-    assert len(cluster.records(TICKS)) == 2 + marks
-
-
 async def test_ticks_lost_to_retention_do_not_stop_the_stage() -> None:
     cluster = FakeCluster(partitions=1)
     feed = Feed(cluster)
     feed.session(range(2))
-    await _folded(FakeBroker(cluster))
-    before = _bars(cluster)
+    await folded(FakeBroker(cluster))
+    before = bars_of(cluster)
     feed.session(range(2, 4), seed=8)
     cluster.cut(TICKS, 0, len(cluster.logs[TICKS, 0]) - 10)
-    await _folded(FakeBroker(cluster))
-    assert len(_bars(cluster)) > len(before)
+    await folded(FakeBroker(cluster))
+    assert len(bars_of(cluster)) > len(before)
 
 
 @pytest.mark.parametrize(
@@ -454,8 +292,8 @@ async def test_a_commit_that_is_not_ours_means_from_the_beginning(commit: Commit
     for c in (whole, cluster):
         Feed(c).session(range(3))
     cluster.commits[GROUP, TICKS, 0] = commit
-    await _folded(FakeBroker(whole))
-    await _folded(FakeBroker(cluster))
+    await folded(FakeBroker(whole))
+    await folded(FakeBroker(cluster))
     assert _content(cluster) == _content(whole)
 
 
@@ -477,8 +315,8 @@ class Counting:
 async def test_the_feed_learns_what_was_read_and_the_console_what_was_published() -> None:
     cluster, pressure, seen = FakeCluster(), Counting(), []
     Feed(cluster).session(range(3))
-    await _folded(FakeBroker(cluster), backpressure=pressure, on_bar=seen.append)
-    assert seen == sorted(_bars(cluster), key=seen.index)
+    await folded(FakeBroker(cluster), backpressure=pressure, on_bar=seen.append)
+    assert seen == sorted(bars_of(cluster), key=seen.index)
     assert pressure.counts == {
         ("consumed", "ticks"): sum(len(r.value) for r in cluster.records(TICKS)),
         ("produced", "bars"): len(seen),
@@ -493,5 +331,5 @@ async def test_unlisted_symbols_are_taken_only_when_told_so() -> None:
         feed.tick("BTCUSDT", T0 + 1)
         feed.tick("ETHUSDT", T0 + 1)
         feed.marker(T0 + STEP + GRACE)
-        await _folded(FakeBroker(cluster), _settings(symbols))
-        assert {bar.symbol for bar in _bars(cluster)} == expected
+        await folded(FakeBroker(cluster), settings_of(symbols))
+        assert {bar.symbol for bar in bars_of(cluster)} == expected
