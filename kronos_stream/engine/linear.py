@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .native import Kernels, kernels
+from .native import kernels
 
 MIN_ROWS: Final = 8
 """oneDNN's products of fewer rows may take another kernel, with other bits: they are padded."""
@@ -34,10 +34,8 @@ def product(*parts: nn.Linear, dtype: torch.dtype, device: torch.device) -> Prod
     weight = _joined([part.weight for part in parts], dtype, device)
     biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
     bias = _joined(biases, dtype, device) if biases else None
-    compiled = kernels(weight)
-    if compiled and len(weight) % compiled.panel == 0:
-        return _Compiled(compiled, weight, bias)
-    return _of_torch(weight, bias)
+    found = kernels(weight)
+    return (found and found.product(weight, bias)) or _of_torch(weight, bias)
 
 
 class Gate:
@@ -47,32 +45,16 @@ class Gate:
         self, w1: nn.Linear, w3: nn.Linear, dtype: torch.dtype, device: torch.device
     ) -> None:
         both = [_joined([part.weight], dtype, device) for part in (w1, w3)]
-        compiled = kernels(both[0])
-        self._compiled = compiled if compiled and 2 * len(both[0]) % compiled.panel == 0 else None
-        if self._compiled:
-            self._weight = self._compiled.lay_out_gate(*both)
-        else:
+        found = kernels(both[0])
+        self._compiled = found and found.gate(*both)
+        if self._compiled is None:
             self._w1, self._w3 = (_of_torch(weight, None) for weight in both)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (R, in) → (R, out)."""
         if self._compiled:
-            return self._compiled.gate(x, self._weight)
+            return self._compiled(x)
         return self._w3.times(x, self._w1.silu(x))
-
-
-class _Compiled:
-    """By our own kernels."""
-
-    def __init__(self, compiled: Kernels, weight: Tensor, bias: Tensor | None) -> None:
-        self._kernels, self._bias = compiled, bias
-        self._weight = compiled.lay_out(weight)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._kernels.product(x, self._weight, self._bias, None)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        return self._kernels.product(x, self._weight, self._bias, other)
 
 
 class _Plain:

@@ -25,7 +25,7 @@ COMPILER: Final = "g++"
 FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 WIDTH: Final = 8
 """What widths must be multiples of."""
-TIMEOUT_S: Final = 20
+TIMEOUT_S: Final = 60
 
 _wanted = True
 _tried: "Kernels | str | None" = None
@@ -49,55 +49,29 @@ class Kernels:
             return found  # type: ignore[no-any-return]
 
         functions.panel.restype = number
-        self.panel = int(functions.panel())
-        """Columns of a product that are summed together: its width must be a multiple of it."""
+        self._panel = int(functions.panel())
         self._product = function("product", *[array] * 4, *[number] * 4, array)
         self._norm = function("rms_norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
         self._rotate = function("rotate", *[array] * 3, *[number] * 4)
         self._append = function("append", *[array] * 4, *[number] * 6)
         self._attend = function("attend", *[array] * 7, *[number] * 9, array)
 
-    def lay_out(self, weight: Tensor) -> Tensor:
-        """A weight (out, in) as `product` takes it."""
+    def product(self, weight: Tensor, bias: Tensor | None) -> "Product | None":
+        """Of a weight (out, in) and bias (out,); None where their width does not fit."""
         out, wide = weight.shape
-        return weight.view(out // self.panel, self.panel, wide).transpose(1, 2).contiguous()
+        if out % self._panel:
+            return None
+        panels = weight.view(-1, self._panel, wide).transpose(1, 2).contiguous()
+        return Product(self._product, panels, bias, out, gated=False)
 
-    def lay_out_gate(self, w1: Tensor, w3: Tensor) -> Tensor:
-        """Two weights (out, in) as `gate` takes them."""
-        vectors = [w.view(-1, self.panel // 2, w.shape[1]) for w in (w1, w3)]
-        return torch.cat(vectors, dim=1).transpose(1, 2).contiguous()
-
-    def product(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None
-    ) -> Tensor:
-        """x Wᵀ + bias + other, x (R, in) and other (R, out) → (R, out)."""
-        out = torch.empty(x.shape[0], weight.shape[0] * self.panel)
-        self._multiply(x, weight, bias, other, out, gated=False)
-        return out
-
-    def gate(self, x: Tensor, weight: Tensor) -> Tensor:
-        """silu(x W1ᵀ) · (x W3ᵀ), x (R, in) → (R, out)."""
-        out = torch.empty(x.shape[0], weight.shape[0] * self.panel // 2)
-        self._multiply(x, weight, None, None, out, gated=True)
-        return out
-
-    def _multiply(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        other: Tensor | None,
-        out: Tensor,
-        *,
-        gated: bool,
-    ) -> None:
-        x, other = x.contiguous(), None if other is None else other.contiguous()
-        added = (None if t is None else t.data_ptr() for t in (bias, other))
-        self._product(
-            *(x.data_ptr(), weight.data_ptr(), *added),
-            *(*x.shape, out.shape[1], gated),
-            out.data_ptr(),
-        )
+    def gate(self, w1: Tensor, w3: Tensor) -> "Product | None":
+        """silu(x W1ᵀ) · (x W3ᵀ) of weights (out, in); None where their width does not fit."""
+        out, wide = w1.shape
+        half = self._panel // 2
+        if out % half:
+            return None
+        both = torch.cat([w.view(-1, half, wide) for w in (w1, w3)], dim=1)
+        return Product(self._product, both.transpose(1, 2).contiguous(), None, out, gated=True)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) · weight, x (R, width) → (R, width)."""
@@ -127,6 +101,41 @@ class Kernels:
             *(*memory.lanes, memory.count, rows // memory.count),
             *(heads, memory.kv_heads, width, q.stride(0), memory.length, memory.steps, seen),
             out.data_ptr(),
+        )
+        return out
+
+
+class Product:
+    """x Wᵀ with what follows it, by a weight that is laid out in panels of columns."""
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        panels: Tensor,
+        bias: Tensor | None,
+        width: int,
+        *,
+        gated: bool,
+    ) -> None:
+        self._function, self._tensors = function, (panels, bias)
+        self._added = panels.data_ptr(), None if bias is None else bias.data_ptr()
+        self._width, self._gated = width, gated
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (R, in) → (R, out)."""
+        return self._of(x.contiguous(), None)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x (R, in) and other (R, out), which is added → (R, out)."""
+        other = other.contiguous()
+        return self._of(x.contiguous(), other.data_ptr())
+
+    def _of(self, x: Tensor, other: int | None) -> Tensor:
+        rows, depth = x.shape
+        out = torch.empty(rows, self._width)
+        self._function(
+            *(x.data_ptr(), *self._added, other),
+            *(rows, depth, self._width, self._gated, out.data_ptr()),
         )
         return out
 

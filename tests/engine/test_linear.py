@@ -1,10 +1,14 @@
 """A row's bits must not depend on the rows beside it: products, norms and attention."""
 
+import shutil
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kronos_stream.engine import native
 from kronos_stream.engine.attention import Part, merged, with_suffix
 from kronos_stream.engine.linear import Gate, Product, product
 from kronos_stream.engine.networks import Norm, rotate
@@ -14,6 +18,16 @@ from tests.threads import threads
 SHAPES = [(512, 1536), (512, 512), (1024, 512), (512, 1024), (256, 768), (160, 480), (20, 256)]
 ROWS = [1, 2, 3, 7, 8, 10, 16, 20, 30, 60, 64, 240]
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["compiled", "torch", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """float32 by our kernels and without them, and bfloat16, which these do not do."""
+    if request.param == "compiled" and shutil.which(native.COMPILER) is None:
+        pytest.skip(f"no {native.COMPILER}")
+    native.choose(request.param != "torch")
+    yield torch.bfloat16 if request.param == "bfloat16" else torch.float32
+    native.choose(True)
 
 
 def linear(
@@ -26,9 +40,7 @@ def linear(
     return first, second, product(first, dtype=dtype, device=CPU), gate
 
 
-@pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("packs", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("wide", "out"), [(96, 160), (512, 64), (8, 32), (96, 20)])
 @torch.inference_mode()
 def test_products_are_those_of_torch(
@@ -83,8 +95,6 @@ def test_bfloat16_is_not_packed_where_the_processor_lacks_it(
 @pytest.mark.parametrize(
     ("wide", "out", "count"), [*((*shape, 1) for shape in SHAPES), (*SHAPES[0], 2)]
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.usefixtures("steps")
 @torch.inference_mode()
 def test_a_row_of_a_product_ignores_its_neighbours(
     dtype: torch.dtype, wide: int, out: int, count: int
