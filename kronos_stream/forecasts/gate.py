@@ -18,7 +18,7 @@ class Gate(Generic[T]):
         self._max_batch = max_batch
         self._max_batch_ms = max_batch_ms
         self._waiting: OrderedDict[int, tuple[str, T]] = OrderedDict()
-        self._next = 0
+        self._first = self._next = 0
         self._opened_ms: int | None = None
         self._size = max_batch
         """Items of the next batch, at most."""
@@ -32,6 +32,15 @@ class Gate(Generic[T]):
             self._opened_ms = now_ms
         self._waiting[self._next] = (symbol, item)
         self._next += 1
+
+    def put_back(self, items: list[tuple[str, T]], now_ms: int) -> None:
+        """A batch that could not be used, (symbol, item) each, before everything that waits:
+        items are to be finished in their order."""
+        self._opened_ms = now_ms
+        for symbol, item in reversed(items):
+            self._first -= 1
+            self._waiting[self._first] = (symbol, item)
+            self._waiting.move_to_end(self._first, last=False)
 
     def wait_ms(self, now_ms: int, known_symbols: int) -> int | None:
         """Milliseconds until a batch is ready: 0 is now, None is not before another item."""

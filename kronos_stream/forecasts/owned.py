@@ -11,13 +11,13 @@ class Owned:
         self.unfinished: OrderedDict[int, int] = OrderedDict()
         """Open time of their bars by offset."""
         self.newest = 0
-        """Open time of the newest bar read."""
+        """Open time of the newest live bar read."""
         self.committed: int | None = None
 
     def position(self) -> int:
         """The lowest unfinished offset."""
         return next(iter(self.unfinished), self.next_offset)
 
-    def behind_s(self) -> float:
+    def behind_ms(self) -> int:
         """Event time between the newest bar read and the oldest whose forecast is not out."""
-        return (self.newest - next(iter(self.unfinished.values()), self.newest)) / 1000
+        return self.newest - next(iter(self.unfinished.values()), self.newest)

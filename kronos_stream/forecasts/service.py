@@ -27,6 +27,7 @@ from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
 from ..wire.codecs import decode
+from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
 from .gate import Gate
 from .outbox import Item, Outbox
@@ -92,6 +93,7 @@ class ForecastService:
         self._clock = clock
         self._monotonic = monotonic
         self._commit_every_s = commit_every_s
+        self._reach_ms = settings.context.slack * INTERVAL_MS[settings.bars.interval]
         self._gate: Gate[Item] = Gate(
             gate_ms=settings.forecast.gate_ms,
             max_batch=settings.model.max_batch,
@@ -215,15 +217,16 @@ class ForecastService:
         self.ready.set()
 
     def _hold_back(self) -> None:
-        """Back-pressure: a partition with many unfinished bars is paused, so that the store still
-        holds every window that a restart would need."""
-        limit = self._settings.context.slack
+        """Back-pressure: a partition is read no further beyond its oldest unfinished bar than the
+        store keeps bars, so that it still holds every window that a restart would need."""
         for number, partition in self._partitions.items():
-            symbols = max(1, sum(home == number for home in self._home.values()))
-            if len(partition.unfinished) >= limit * symbols:
+            if self._is_full(partition):
                 self._subscription.pause([number])
-            elif len(partition.unfinished) < limit * symbols // 2 + 1:
+            elif 2 * partition.behind_ms() < self._reach_ms:
                 self._subscription.resume([number])
+
+    def _is_full(self, partition: Owned) -> bool:
+        return partition.behind_ms() >= self._reach_ms
 
     async def _take(self, number: int, records: list[Record]) -> None:
         partition = self._partitions.get(number)
@@ -231,6 +234,10 @@ class ForecastService:
             return
         history: list[tuple[Bar, int]] = []
         for record in records:
+            if self._is_full(partition):
+                self._subscription.seek(number, partition.next_offset)
+                self._subscription.pause([number])
+                break
             read_ms = self._clock()
             bar = await self._decoded(record)
             if bar is not None and bar.history:
@@ -281,6 +288,8 @@ class ForecastService:
         self._home[bar.symbol] = record.partition
         self._newest[bar.symbol] = max(bar.open_time, self._newest.get(bar.symbol, 0))
         self._to_warm.pop(bar.symbol, None)
+        partition = self._partitions[record.partition]
+        partition.newest = max(partition.newest, bar.open_time)
         spec = self._spec_of(bar.symbol)
         due = due_forecast(window, spec, self._calendar_of(bar.symbol), self._hello.model_revision)
         if due is None:
@@ -289,9 +298,7 @@ class ForecastService:
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
             await self._outbox.skip(due, bar, "too_many_missing_bars", detail)
         else:
-            partition = self._partitions[record.partition]
             partition.unfinished[record.offset] = bar.open_time
-            partition.newest = max(partition.newest, bar.open_time)
             self._measure(record.partition, partition)
             self._gate.add(bar.symbol, Item(due, bar, record, read_ms), read_ms)
             self._arrived.set()
@@ -349,8 +356,7 @@ class ForecastService:
         """Sends every record of the batch, then waits for the acknowledgements together."""
         if not self._subscription.owned:
             # A rebalance: what stays ours is published once the new assignment is taken.
-            for item in batch:
-                self._gate.add(item.bar.symbol, item, self._clock())
+            self._gate.put_back([(item.bar.symbol, item) for item in batch], self._clock())
             await asyncio.sleep(POLL_MS / 1000)
             return
         sent = []
@@ -376,7 +382,7 @@ class ForecastService:
             self._finished_one()
 
     def _measure(self, number: int, partition: Owned) -> None:
-        telemetry.EVENT_LAG.labels("forecast", str(number)).set(partition.behind_s())
+        telemetry.EVENT_LAG.labels("forecast", str(number)).set(partition.behind_ms() / 1000)
         telemetry.UNFINISHED.set(sum(len(p.unfinished) for p in self._partitions.values()))
 
     def _finished_one(self) -> None:

@@ -120,3 +120,12 @@ def test_draining_empties_it_and_shuts_the_window() -> None:
     assert gate.drain() == ["A0", "A1", "B2"]
     assert len(gate) == 0
     assert gate.wait_ms(9_999, KNOWN) is None
+
+
+def test_what_is_put_back_comes_first_and_in_order() -> None:
+    gate = _filled("ABAB")
+    first = gate.take(1_030, newest_first=False)
+    gate.put_back(list(zip("AB", first, strict=True)), 1_040)
+    assert gate.wait_ms(1_040, KNOWN) == 25
+    assert gate.take(1_065, newest_first=False) == first == ["A0", "B1"]
+    assert gate.take(1_065, newest_first=False) == ["A2", "B3"]
