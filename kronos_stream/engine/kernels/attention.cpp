@@ -6,20 +6,18 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;  // queries that share a pass over the keys, one in each lane
-constexpr int64_t KEYS = 6;    // keys whose scores are summed in registers together
-constexpr int64_t BLOCK = 64;  // values that stay in the first cache while a tile passes
-
-typedef float Lanes __attribute__((vector_size(4 * LANES)));
+constexpr int64_t LANES = WIDE;  // queries that share a pass over the keys, one in each lane
+constexpr int64_t KEYS = 12;     // keys whose scores are summed in registers together
+constexpr int64_t BLOCK = 64;    // values that stay in the first cache while a tile passes
 
 // Scores (N, LANES) of N keys (N, width) and queries (width, LANES). Asks for as much from `next`.
 template <int N>
 void score(const float* keys, const float* queries, int64_t width, const float* next,
            float* scores) {
-  Lanes sums[N] = {};
+  Wide sums[N] = {};
   for (int64_t d = 0; d < width; ++d) {
     __builtin_prefetch(next + d * N);
-    const Lanes q = load<Lanes>(queries + d * LANES);
+    const Wide q = load<Wide>(queries + d * LANES);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) sums[i] += keys[i * width + d] * q;
   }
@@ -27,24 +25,42 @@ void score(const float* keys, const float* queries, int64_t width, const float* 
   for (int i = 0; i < N; ++i) store(scores + i * LANES, sums[i]);
 }
 
+// Adds `Each` vectors of the values (count, width) to N rows of `out` (N, width), by their weights
+// (count, LANES). Asks for as much from `next`, a row of values after the other.
+template <int N, int Each, typename V>
+void add(const float* weights, const float* values, int64_t count, int64_t width,
+         const float* next, float* out) {
+  constexpr int64_t size = sizeof(V) / sizeof(float);
+  V sums[N][Each];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i)
+#pragma GCC unroll 2
+    for (int e = 0; e < Each; ++e) sums[i][e] = load<V>(out + i * width + e * size);
+  for (int64_t j = 0; j < count; ++j) {
+    __builtin_prefetch(next + j * width);
+    V v[Each];
+#pragma GCC unroll 2
+    for (int e = 0; e < Each; ++e) v[e] = load<V>(values + j * width + e * size);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 2
+      for (int e = 0; e < Each; ++e) sums[i][e] += weights[j * LANES + i] * v[e];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i)
+#pragma GCC unroll 2
+    for (int e = 0; e < Each; ++e) store(out + i * width + e * size, sums[i][e]);
+}
+
 // Adds the values (count, width) to N rows of `out` (N, width), by their weights (count, LANES).
-// Asks for as much from `next`.
 template <int N>
 void gather(const float* weights, const float* values, int64_t count, int64_t width,
             const float* next, float* out) {
-  for (int64_t d = 0; d < width; d += W) {
-    Vec sums[N];
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sums[i] = load(out + i * width + d);
-    for (int64_t j = 0; j < count; ++j) {
-      __builtin_prefetch(next + d * count + j * W);
-      const Vec v = load(values + j * width + d);
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) sums[i] += weights[j * LANES + i] * v;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) store(out + i * width + d, sums[i]);
-  }
+  constexpr int EACH = 2 * N <= SUMS ? 2 : 1;
+  int64_t d = 0;
+  for (; d + EACH * WIDE <= width; d += EACH * WIDE)
+    add<N, EACH, Wide>(weights, values + d, count, width, next + d, out + d);
+  for (; d < width; d += W) add<N, 1, Vec>(weights, values + d, count, width, next + d, out + d);
 }
 
 struct Shape {
@@ -89,7 +105,8 @@ class Tile {
     for (int64_t i = 0; i < size_; ++i) {
       gather<1>(scores_.data() + prefix_ * LANES + i, own_values + own(i), s_.seen, s_.width,
                 own_values + own(i + 1), &out_[i * s_.width]);
-      std::copy_n(&out_[i * s_.width], s_.width, to + place(i));
+      for (int64_t d = 0; d < s_.width; d += W)
+        store(to + place(i) + d, load(&out_[i * s_.width + d]) * shares_[i]);
     }
   }
 
@@ -112,27 +129,26 @@ class Tile {
     }
   }
 
-  // Softmax over the keys, in place.
+  // The scores become weights, and `shares_` what divides each query's by their sum.
   void soften() {
-    Lanes highest = load<Lanes>(scores_.data());
+    Wide highest = load<Wide>(scores_.data());
     for (size_t j = LANES; j < scores_.size(); j += LANES) {
-      const Lanes v = load<Lanes>(&scores_[j]);
+      const Wide v = load<Wide>(&scores_[j]);
       highest = v > highest ? v : highest;
     }
-    Lanes total{};
+    Wide total{};
     for (size_t j = 0; j < scores_.size(); j += LANES) {
-      const Lanes e = exponential(load<Lanes>(&scores_[j]) - highest);
+      const Wide e = exponential(load<Wide>(&scores_[j]) - highest);
       total += e;
       store(&scores_[j], e);
     }
-    const Lanes share = 1 / total;
-    for (size_t j = 0; j < scores_.size(); j += LANES)
-      store(&scores_[j], load<Lanes>(&scores_[j]) * share);
+    store(shares_, 1 / total);
   }
 
   const Shape& s_;
   const int64_t begin_, size_, prefix_;
   std::vector<float> queries_, scores_, out_;
+  float shares_[LANES];
 };
 
 }  // namespace

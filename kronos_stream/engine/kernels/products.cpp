@@ -8,16 +8,10 @@
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int64_t WIDE = 16, ROWS = 12;  // floats of a vector; rows whose sums are in registers
-#else
-constexpr int64_t WIDE = 8, ROWS = 6;
-#endif
+constexpr int64_t ROWS = SUMS / 2;   // rows whose sums are in registers together
 constexpr int64_t PANEL = 2 * WIDE;  // columns that are summed together
 constexpr int64_t SOME = 60;         // rows that stay in the second cache while all panels pass
 constexpr int64_t SLOWEST = 8;       // a line of the next panel is asked for at least so often
-
-typedef float Wide __attribute__((vector_size(4 * WIDE)));
 
 inline Wide silu(Wide x) {
   const Wide e = exponential(x < 0 ? x : -x);

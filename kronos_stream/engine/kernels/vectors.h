@@ -16,11 +16,17 @@
 
 namespace {
 
-constexpr int64_t W = 8;             // floats of a vector; widths of heads are multiples of it
+#ifdef __AVX512F__
+constexpr int64_t WIDE = 16, SUMS = 24;  // floats of a vector, and how many sums registers hold
+#else
+constexpr int64_t WIDE = 8, SUMS = 12;
+#endif
+constexpr int64_t W = 8;             // floats of a short vector, which divides the widths of heads
 constexpr int64_t LINE = 16;         // floats of a line of the processor's cache
 constexpr int64_t SERIAL = 1 << 15;  // floats up to which waking other threads costs more
 
 typedef float Vec __attribute__((vector_size(4 * W)));
+typedef float Wide __attribute__((vector_size(4 * WIDE)));
 
 template <typename V = Vec>
 inline V load(const float* from) {
