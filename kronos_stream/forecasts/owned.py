@@ -6,8 +6,10 @@ from collections import OrderedDict
 class Owned:
     """One owned bars partition: the next offset to read, and the records not yet finished."""
 
-    def __init__(self, next_offset: int) -> None:
+    def __init__(self, next_offset: int, reach_ms: int) -> None:
+        """`reach_ms` is how much event time the store keeps beyond a window."""
         self.next_offset = next_offset
+        self.reach_ms = reach_ms
         self.unfinished: OrderedDict[int, int] = OrderedDict()
         """Open time of their bars by offset."""
         self.newest = 0
@@ -21,3 +23,8 @@ class Owned:
     def behind_ms(self) -> int:
         """Event time between the newest bar read and the oldest whose forecast is not out."""
         return self.newest - next(iter(self.unfinished.values()), self.newest)
+
+    @property
+    def full(self) -> bool:
+        """Another bar may push the window of the oldest unfinished one out of the store."""
+        return self.behind_ms() >= self.reach_ms

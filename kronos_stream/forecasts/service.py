@@ -128,9 +128,7 @@ class ForecastService:
             on_forecast=self._on_forecast,
             on_skipped=self._on_skipped,
         )
-        self._subscription = self._broker.subscription(
-            topics.bars, group=self._group, instance_id=self._settings.kafka.instance_id
-        )
+        self._subscription = self._broker.subscription(topics.bars, group=self._group)
         self._letters = DeadLetters(
             self._publisher,
             max_per_s=self._settings.bars.max_rejected_per_s,
@@ -209,7 +207,7 @@ class ForecastService:
                 first[number] = Commit(start)
             else:
                 start = max(commit.offset, begins[number])
-            self._partitions[number] = Owned(start)
+            self._partitions[number] = Owned(start, self._reach_ms)
         if first:
             await self._subscription.commit(first)
         for number, partition in self._partitions.items():
@@ -220,13 +218,10 @@ class ForecastService:
         """Back-pressure: a partition is read no further beyond its oldest unfinished bar than the
         store keeps bars, so that it still holds every window that a restart would need."""
         for number, partition in self._partitions.items():
-            if self._is_full(partition):
+            if partition.full:
                 self._subscription.pause([number])
-            elif 2 * partition.behind_ms() < self._reach_ms:
+            elif 2 * partition.behind_ms() < partition.reach_ms:
                 self._subscription.resume([number])
-
-    def _is_full(self, partition: Owned) -> bool:
-        return partition.behind_ms() >= self._reach_ms
 
     async def _take(self, number: int, records: list[Record]) -> None:
         partition = self._partitions.get(number)
@@ -234,7 +229,7 @@ class ForecastService:
             return
         history: list[tuple[Bar, int]] = []
         for record in records:
-            if self._is_full(partition):
+            if partition.full:
                 self._subscription.seek(number, partition.next_offset)
                 self._subscription.pause([number])
                 break
@@ -258,7 +253,9 @@ class ForecastService:
             if bar.interval != self._settings.bars.interval:
                 raise msgspec.ValidationError(f"interval is {bar.interval!r}")
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            await self._reject(record, str(error))
+            rejected = self._broker.topics.rejected
+            await self._letters.send(rejected, record, "malformed_bar", str(error))
+            telemetry.REJECTED.labels("forecasts", "malformed_bar").inc()
             return None
         listed = self._settings.symbols == "all" or bar.symbol in self._settings.symbols
         return bar if listed else None
@@ -370,10 +367,6 @@ class ForecastService:
             await acknowledged
             self._finish(item)
             self._outbox.count(forecast, self._clock())
-
-    async def _reject(self, record: Record, detail: str) -> None:
-        await self._letters.send(self._broker.topics.rejected, record, "malformed_bar", detail)
-        telemetry.REJECTED.labels("forecasts", "malformed_bar").inc()
 
     def _finish(self, item: Item) -> None:
         partition = self._partitions.get(item.record.partition)

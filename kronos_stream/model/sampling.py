@@ -61,4 +61,5 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
     mass = probabilities(logits, sampling).cumsum(-1)
     # Rounding may leave the total a little under 1: scale u, so that it never passes the end.
     target = u[..., None] * mass[..., -1:]
-    return (mass <= target).sum(-1).clamp_max_(logits.shape[-1] - 1)
+    ids = torch.searchsorted(mass, target, right=True).squeeze(-1)
+    return ids.clamp_max_(logits.shape[-1] - 1)
