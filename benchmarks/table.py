@@ -13,10 +13,11 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One measured figure beside its peer's; `ratio` is above 1 where ours is better."""
+    """One measured figure beside its peer's; `ratio` is above 1 where ours is better. None where
+    the machine lacks what the case needs; the note says what."""
 
     case: str
-    ours: float
+    ours: float | None
     unit: str
     peer: float | None = None
     ratio: float | None = None
@@ -47,7 +48,7 @@ def show(rows: list[Row], out: Path, device: str = "") -> None:
     for row in rows:
         table.add_row(
             row.case,
-            f"{row.ours:,.4g}",
+            "" if row.ours is None else f"{row.ours:,.4g}",
             "" if row.peer is None else f"{row.peer:,.4g}",
             "" if row.ratio is None else f"{row.ratio:,.1f}x",
             "" if row.limit_share is None else f"{row.limit_share:.0%}",

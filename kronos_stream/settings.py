@@ -180,7 +180,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     threads: NotNegative = 0
     """CPU threads of the engine process; 0: all cores. Fewer where other work shares them."""
     native: bool = True
-    """Compile the engine's small float32 steps with g++ where it is at hand; on a CPU only."""
+    """Compile the engine's float32 kernels with g++ where it is at hand; on a CPU only."""
     max_context: Positive | None = None
     cache_mib: Positive = 2_048
     """Budget of the prefix cache; the least recently used symbol is evicted."""
