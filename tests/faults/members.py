@@ -39,6 +39,7 @@ class Member:
         self.held = threading.Lock()
         """Taken by whoever works on the process, so that the supervisor waits."""
         self.exits: Counter[int] = Counter()
+        self.starts = 0
         self.start()
 
     def start(self) -> None:
@@ -48,6 +49,7 @@ class Member:
             self._process = guarded(
                 self._command, cwd=ROOT, output=output, environment=self._environment
             )
+        self.starts += 1
 
     def revive(self) -> None:
         """Start it again if it has ended."""

@@ -6,29 +6,23 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;           // queries that share a pass over the keys, one in each lane
-constexpr int64_t PARTS = LANES / WIDE;  // vectors that these are
-constexpr int64_t KEYS = 12 / PARTS;     // keys whose scores are summed in registers together
-constexpr int64_t BLOCK = 64;            // values that stay in the first cache meanwhile
+constexpr int64_t LANES = WIDE;  // queries that share a pass over the keys, one in each lane
+constexpr int64_t KEYS = 12;     // keys whose scores are summed in registers together
+constexpr int64_t BLOCK = 64;    // values that stay in the first cache while a tile passes
 
 // Scores (N, LANES) of N keys (N, width) and queries (width, LANES). Asks for as much from `next`.
 template <int N>
 void score(const float* keys, const float* queries, int64_t width, const float* next,
            float* scores) {
-  Wide sums[N][PARTS] = {};
+  Wide sums[N] = {};
   for (int64_t d = 0; d < width; ++d) {
     __builtin_prefetch(next + d * N);
-#pragma GCC unroll 2
-    for (int p = 0; p < PARTS; ++p) {
-      const Wide q = load<Wide>(queries + d * LANES + p * WIDE);
+    const Wide q = load<Wide>(queries + d * LANES);
 #pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) sums[i][p] += keys[i * width + d] * q;
-    }
+    for (int i = 0; i < N; ++i) sums[i] += keys[i * width + d] * q;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < N; ++i)
-#pragma GCC unroll 2
-    for (int p = 0; p < PARTS; ++p) store(scores + i * LANES + p * WIDE, sums[i][p]);
+  for (int i = 0; i < N; ++i) store(scores + i * LANES, sums[i]);
 }
 
 // Adds `Each` vectors of the values (count, width) to N rows of `out` (N, width), by their weights
@@ -62,16 +56,11 @@ void add(const float* weights, const float* values, int64_t count, int64_t width
 template <int N>
 void gather(const float* weights, const float* values, int64_t count, int64_t width,
             const float* next, float* out) {
-  if constexpr (N > SUMS) {
-    gather<N / 2>(weights, values, count, width, next, out);
-    gather<N - N / 2>(weights + N / 2, values, count, width, next, out + N / 2 * width);
-  } else {
-    constexpr int EACH = 2 * N <= SUMS ? 2 : 1;
-    int64_t d = 0;
-    for (; d + EACH * WIDE <= width; d += EACH * WIDE)
-      add<N, EACH, Wide>(weights, values + d, count, width, next + d, out + d);
-    for (; d < width; d += W) add<N, 1, Vec>(weights, values + d, count, width, next + d, out + d);
-  }
+  constexpr int EACH = 2 * N <= SUMS ? 2 : 1;
+  int64_t d = 0;
+  for (; d + EACH * WIDE <= width; d += EACH * WIDE)
+    add<N, EACH, Wide>(weights, values + d, count, width, next + d, out + d);
+  for (; d < width; d += W) add<N, 1, Vec>(weights, values + d, count, width, next + d, out + d);
 }
 
 struct Shape {
@@ -142,21 +131,18 @@ class Tile {
 
   // The scores become weights, and `shares_` what divides each query's by their sum.
   void soften() {
-    for (int64_t p = 0; p < LANES; p += WIDE) {
-      float* const end = scores_.data() + scores_.size();
-      Wide highest = load<Wide>(&scores_[p]);
-      for (float* at = &scores_[p]; at < end; at += LANES) {
-        const Wide v = load<Wide>(at);
-        highest = v > highest ? v : highest;
-      }
-      Wide total{};
-      for (float* at = &scores_[p]; at < end; at += LANES) {
-        const Wide e = exponential(load<Wide>(at) - highest);
-        total += e;
-        store(at, e);
-      }
-      store(shares_ + p, 1 / total);
+    Wide highest = load<Wide>(scores_.data());
+    for (size_t j = LANES; j < scores_.size(); j += LANES) {
+      const Wide v = load<Wide>(&scores_[j]);
+      highest = v > highest ? v : highest;
     }
+    Wide total{};
+    for (size_t j = 0; j < scores_.size(); j += LANES) {
+      const Wide e = exponential(load<Wide>(&scores_[j]) - highest);
+      total += e;
+      store(&scores_[j], e);
+    }
+    store(shares_, 1 / total);
   }
 
   const Shape& s_;
