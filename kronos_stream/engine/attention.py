@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
 from .cache import KV
-from .native import kernels
+from .native import Places, kernels
 
 
 class Lane(NamedTuple):
@@ -39,7 +38,7 @@ class Memory:
         self._kv, self._layer, self._lanes, self._own = kv, layer, lanes, own
         self._kernels = kernels(own[0])
         if self._kernels:
-            self._places = native.Memory((kv.keys[layer], kv.values[layer]), own, lanes)
+            self._places = Places((kv.keys[layer], kv.values[layer]), own, lanes)
 
     def append(self, keys: Tensor, values: Tensor, step: int) -> None:
         """Each row's own keys and values (R, K, D) of a step."""

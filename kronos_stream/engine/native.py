@@ -84,22 +84,22 @@ class Kernels:
         (R, 1, D) and sines (R, 1, D/2)."""
         self._rotate(x.data_ptr(), cosines.data_ptr(), sines.data_ptr(), *x.shape, x.stride(0))
 
-    def append(self, keys: Tensor, values: Tensor, memory: "Memory", step: int) -> None:
+    def append(self, keys: Tensor, values: Tensor, places: "Places", step: int) -> None:
         """Keys and values (R, K, D), whose rows lie equally far apart, to one of its own steps."""
         self._append(
-            *(keys.data_ptr(), values.data_ptr(), *memory.own),
-            *(*keys.shape, keys.stride(0), memory.steps, step),
+            *(keys.data_ptr(), values.data_ptr(), *places.own),
+            *(*keys.shape, keys.stride(0), places.steps, step),
         )
 
-    def attend(self, q: Tensor, memory: "Memory", seen: int) -> Tensor:
+    def attend(self, q: Tensor, places: "Places", seen: int) -> Tensor:
         """q (R, H, D), whose rows may lie apart, over the prefix of each lane and the first `seen`
         of each row's own steps."""
         rows, heads, width = q.shape
         out = torch.empty(q.shape, dtype=torch.float32)
         self._attend(
-            *(q.data_ptr(), *memory.prefix, *memory.own),
-            *(*memory.lanes, memory.count, rows // memory.count),
-            *(heads, memory.kv_heads, width, q.stride(0), memory.length, memory.steps, seen),
+            *(q.data_ptr(), *places.prefix, *places.own),
+            *(*places.lanes, places.count, rows // places.count),
+            *(heads, places.kv_heads, width, q.stride(0), places.length, places.steps, seen),
             out.data_ptr(),
         )
         return out
@@ -140,7 +140,7 @@ class Product:
         return out
 
 
-class Memory:
+class Places:
     """The places of what the rows of some lanes look at in one layer: prefixes (slots, K, L, D) of
     which each lane sees a slot to some length, and each row's own steps (R, K, S, D). The tensors
     must outlive it."""

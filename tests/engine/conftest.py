@@ -1,17 +1,25 @@
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from kronos_stream.engine import native
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def steps(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The engine's small steps, both as compiled kernels and in torch."""
-    if request.param == "compiled" and shutil.which(native.COMPILER) is None:
+@contextmanager
+def computing(way: str) -> Iterator[None]:
+    """On a CPU with "compiled" kernels or by "torch"."""
+    if way == "compiled" and shutil.which(native.COMPILER) is None:
         pytest.skip(f"no {native.COMPILER}")
-    native.choose(request.param == "compiled")
-    assert (native.available() is not None) == (request.param == "compiled"), native.used()
+    native.choose(way == "compiled")
+    assert (native.available() is not None) == (way == "compiled"), native.used()
     yield
     native.choose(True)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def steps(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The engine's kernels, both compiled and torch's."""
+    with computing(request.param):
+        yield

@@ -1,6 +1,5 @@
 """A row's bits must not depend on the rows beside it: products, norms and attention."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -8,26 +7,31 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kronos_stream.engine import native
 from kronos_stream.engine.attention import Part, merged, with_suffix
 from kronos_stream.engine.linear import Gate, Product, product
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
+from .conftest import computing
+
 SHAPES = [(512, 1536), (512, 512), (1024, 512), (512, 1024), (256, 768), (160, 480), (20, 256)]
 ROWS = [1, 2, 3, 7, 8, 10, 16, 20, 30, 60, 64, 240]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["compiled", "torch", "bfloat16"])
+@pytest.fixture(
+    params=[
+        pytest.param(("compiled", torch.float32), id="compiled"),
+        pytest.param(("torch", torch.float32), id="torch"),
+        pytest.param(("torch", torch.bfloat16), id="bfloat16"),
+    ]
+)
 def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     """float32 by our kernels and without them, and bfloat16, which these do not do."""
-    if request.param == "compiled" and shutil.which(native.COMPILER) is None:
-        pytest.skip(f"no {native.COMPILER}")
-    native.choose(request.param != "torch")
-    yield torch.bfloat16 if request.param == "bfloat16" else torch.float32
-    native.choose(True)
+    way, dtype = request.param
+    with computing(way):
+        yield dtype
 
 
 def linear(
