@@ -7,20 +7,14 @@ heads, K key/value heads, D head width; H is a multiple of K.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .cache import KV
-from .native import Places, kernels
-
-
-class Lane(NamedTuple):
-    """Where the rows of one symbol look: its slot, and how many positions of it."""
-
-    slot: int
-    length: int
+from . import native
+from .kv import KV, Lane
+from .native import kernels
 
 
 class Part(NamedTuple):
@@ -30,30 +24,85 @@ class Part(NamedTuple):
     lse: Tensor
 
 
-class Memory:
-    """What the rows of a rollout look at in one layer: the prefix of their lane, which as many rows
-    share for each, and each row's own keys and values (R, K, S, D), one more a step."""
+class Memory(Protocol):
+    """What the rows of some lanes look at in one layer, as many rows of each lane, one lane's after
+    the other's. A row sees what is before it and itself."""
 
-    def __init__(self, kv: KV, layer: int, lanes: Sequence[Lane], own: tuple[Tensor, Tensor]):
-        self._kv, self._layer, self._lanes, self._own = kv, layer, lanes, own
-        self._kernels = kernels(own[0])
-        if self._kernels:
-            self._places = Places((kv.keys[layer], kv.values[layer]), own, lanes)
+    native: native.Memory | None
+    """The same for the compiled kernels, where they do it."""
 
     def append(self, keys: Tensor, values: Tensor, step: int) -> None:
-        """Each row's own keys and values (R, K, D) of a step."""
-        if self._kernels:
-            self._kernels.append(keys, values, self._places, step)
-        else:
-            self._own[0][:, :, step], self._own[1][:, :, step] = keys, values
+        """Each row's keys and values (R, K, D); of its own, a run's from `step` on."""
+        ...
 
     def attend(self, q: Tensor, seen: int) -> Tensor:
-        """q (R, H, D), one lane's rows after the other's, over the prefix and the first `seen` own
-        steps under one softmax → (R, H, D)."""
-        if self._kernels:
-            return self._kernels.attend(q, self._places, seen)
+        """q (R, H, D) over what each row sees → (R, H, D): of its own, the first row of a run sees
+        `seen` steps, and every other row one more than the row before."""
+        ...
+
+
+class Trunk(Memory):
+    """Rows that continue their lanes: their keys and values go into the slot."""
+
+    def __init__(self, kv: KV, layer: int, lanes: Sequence[Lane], each: int = 1) -> None:
+        """`each` rows of each lane; more than one of one lane alone."""
+        self._kv, self._layer, self._lanes, self._each = kv, layer, lanes, each
+        slots = kv.keys[layer], kv.values[layer]
+        found = kernels(slots[0])
+        self.native = native.Memory(found, slots, None, lanes, each) if found else None
+
+    def append(self, keys: Tensor, values: Tensor, step: int = 0) -> None:
+        if self.native:
+            self.native.append(keys, values, step)
+        else:
+            self._kv.write(self._layer, self._lanes, self._each, keys, values)
+
+    def attend(self, q: Tensor, seen: int = 0) -> Tensor:
+        if self.native:
+            return self.native.attend(q, seen)
+        if self._each == 1:
+            after = [Lane(lane.slot, lane.length + 1) for lane in self._lanes]
+            return over_prefix(q, self._kv, self._layer, after).out
+        (lane,) = self._lanes
+        keys, values = self._kv.read(self._layer, lane.slot, lane.length + self._each, slots=1)
+        own = among_own(q, keys[:, :, lane.length :], values[:, :, lane.length :])
+        if lane.length == 0:
+            return own.out
+        return merged(own, over_prefix(q, self._kv, self._layer, self._lanes))
+
+
+class Branches(Memory):
+    """Rows that branch off from their lanes: each run of `run` rows has keys and values of its own
+    (R / run, K, S, D), which begin behind what its lane's slot holds."""
+
+    def __init__(
+        self,
+        kv: KV,
+        layer: int,
+        lanes: Sequence[Lane],
+        own: tuple[Tensor, Tensor],
+        run: int = 1,
+    ) -> None:
+        """Runs of more than one row are as long as what they have of their own."""
+        self._kv, self._layer, self._lanes, self._own, self._run = kv, layer, lanes, own, run
+        found = kernels(own[0])
+        slots = kv.keys[layer], kv.values[layer]
+        self.native = native.Memory(found, slots, own, lanes, run) if found else None
+
+    def append(self, keys: Tensor, values: Tensor, step: int) -> None:
+        if self.native:
+            self.native.append(keys, values, step)
+            return
+        for own, new in zip(self._own, (keys, values), strict=True):
+            own[:, :, step : step + self._run] = _by_head(new, len(own))
+
+    def attend(self, q: Tensor, seen: int) -> Tensor:
+        if self.native:
+            return self.native.attend(q, seen)
         prefix = over_prefix(q, self._kv, self._layer, self._lanes)
-        return with_suffix(prefix, q, *self._own, seen)
+        if self._run == 1:
+            return with_suffix(prefix, q, *self._own, seen)
+        return merged(among_own(q, *self._own), prefix)
 
 
 def over_prefix(q: Tensor, kv: KV, layer: int, lanes: Sequence[Lane]) -> Part:
@@ -94,16 +143,18 @@ def _shared(q: Tensor, keys: Tensor, values: Tensor) -> Part:
     )
 
 
-def among_own(q: Tensor, k: Tensor, v: Tensor, series: int) -> Part:
-    """Causal attention within each of `series` runs of rows: q (R, H, D), k and v (R, K, D)."""
-    groups = q.shape[1] // k.shape[1]
-
-    def by_head(x: Tensor, repeat: int) -> Tensor:
-        apart = x.reshape(series, -1, *x.shape[1:]).transpose(1, 2)
-        return apart.repeat_interleave(repeat, dim=1) if repeat > 1 else apart
-
-    out, lse = _flash(by_head(q, 1), by_head(k, groups), by_head(v, groups), causal=True)
+def among_own(q: Tensor, keys: Tensor, values: Tensor) -> Part:
+    """Causal attention within runs of rows: q (R, H, D), keys and values (runs, K, T, D)."""
+    groups = q.shape[1] // keys.shape[1]
+    if groups > 1:
+        keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
+    out, lse = _flash(_by_head(q, len(keys)), keys, values, causal=True)
     return Part(out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1))
+
+
+def _by_head(x: Tensor, runs: int) -> Tensor:
+    """(runs · T, H, D) → (runs, H, T, D)."""
+    return x.reshape(runs, -1, *x.shape[1:]).transpose(1, 2)
 
 
 def merged(one: Part, other: Part) -> Tensor:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..model.kronos import FINE_HEADS
 from ..wire.messages import ForecastSpec
+from .kv import KV
 from .networks import Networks, Stack
 from .plans import Prefix
 
@@ -26,53 +26,6 @@ def chunk_of(bars: int) -> int:
     the same every time."""
     chunks = -(-bars // MAX_CHUNK)
     return -(-bars // (8 * chunks)) * 8
-
-
-class KV:
-    """Keys and values of a stack of blocks in every slot: (layers, slots, K, length, D) each."""
-
-    def __init__(
-        self,
-        layers: int,
-        slots: int,
-        heads: int,
-        length: int,
-        width: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        shape = (layers, slots, heads, length, width)
-        # Not zeroed: the system gives a CPU's pages only when a slot is first written.
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
-
-    def write(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Keys and values (T, K, D) of one slot's positions from `start` on."""
-        end = start + keys.shape[0]
-        self.keys[layer, slot, :, start:end] = keys.transpose(0, 1)
-        self.values[layer, slot, :, start:end] = values.transpose(0, 1)
-
-    def scatter(
-        self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor
-    ) -> None:
-        """Keys and values (R, K, D), each row to a slot and position of its own (R,)."""
-        self.keys[layer][slots, :, positions] = keys
-        self.values[layer][slots, :, positions] = values
-
-    def read(self, layer: int, slot: int, length: int, *, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (slots, K, length, D) of some slots from `slot` on, not copied."""
-        some = slice(slot, slot + slots)
-        return self.keys[layer, some, :, :length], self.values[layer, some, :, :length]
-
-    def like(self, slots: int) -> "KV":
-        """As many layers of another number of slots."""
-        layers, _, heads, length, width = self.keys.shape
-        return KV(layers, slots, heads, length, width, self.keys.dtype, self.keys.device)
-
-    def copy_from(self, other: "KV", slots: Tensor) -> None:
-        """The other's `slots` (S,) into the first S of these."""
-        self.keys[:, : len(slots)] = other.keys[:, slots]
-        self.values[:, : len(slots)] = other.values[:, slots]
 
 
 class Prefixes(NamedTuple):

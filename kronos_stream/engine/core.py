@@ -22,8 +22,8 @@ from ..model.sampling import Sampling
 from ..model.tokenizer import KronosTokenizer
 from ..wire.messages import CLOSE, AnchorInfo, ForecastSpec
 from .anchors import Bars, NoAnchorError
-from .attention import Lane
 from .cache import MAX_CHUNK, PrefixCache, Prefixes, Slot
+from .kv import Lane
 from .messages import EngineReply, EngineRequest
 from .networks import Networks
 from .plans import Plan, Planner, Prefix, bars_of
@@ -105,7 +105,7 @@ class Engine:
 
         prefixes = self.cache.prefixes
         self._roll = Replay(prefixes, roll, self._group) if on_gpu else partial(roll, prefixes)
-        self._idle: OrderedDict[str, EngineRequest] = OrderedDict()
+        self._idle: OrderedDict[str, Iterator[None]] = OrderedDict()
 
     @torch.inference_mode()
     def forecast(
@@ -144,24 +144,32 @@ class Engine:
     def prepare(self, requests: Sequence[EngineRequest]) -> None:
         """Queues the prefixes of the bars that follow these."""
         for request in requests:
-            self._idle[request.symbol] = request
+            self._idle[request.symbol] = self._prepared(request)
 
     @torch.inference_mode()
     def step_idle(self) -> bool:
         """One unit of idle work; False where there is none left."""
         while self._idle:
-            symbol, request = next(iter(self._idle.items()))
-            if self.cache.has_room_for(symbol):
-                prefix = self._planner.following(request, self.cache.known(symbol))
-                if prefix is not None:
-                    slot = self.cache.slot(symbol)
-                    self._begin(slot, prefix)
-                    if slot.pending is not None:
-                        if next(slot.pending, StopIteration) is StopIteration:
-                            slot.pending = None
-                        return True
+            symbol, work = next(iter(self._idle.items()))
+            if next(work, StopIteration) is not StopIteration:
+                return True
             del self._idle[symbol]
         return False
+
+    def _prepared(self, request: EngineRequest) -> Iterator[None]:
+        """Fills the symbol's slot with the prefix of the bar that follows, a unit at a time, unless
+        another symbol would lose its own."""
+        if not self.cache.has_room_for(request.symbol):
+            return
+        prefix = self._planner.following(request, self.cache.known(request.symbol))
+        if prefix is None:
+            return
+        slot = self.cache.slot(request.symbol)
+        self._begin(slot, prefix)
+        while slot.pending is not None and slot.holds(prefix):
+            if next(slot.pending, StopIteration) is StopIteration:
+                slot.pending = None
+            yield
 
     def _groups(self, closes: list[_Close]) -> Iterator[list[_Close]]:
         """Closes of different symbols that are rolled out side by side."""

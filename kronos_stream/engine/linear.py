@@ -46,14 +46,14 @@ class Gate:
     ) -> None:
         both = [_joined([part.weight], dtype, device) for part in (w1, w3)]
         found = kernels(both[0])
-        self._compiled = found and found.gate(*both)
-        if self._compiled is None:
+        self.compiled = found and found.gate(*both)
+        if self.compiled is None:
             self._w1, self._w3 = (_of_torch(weight, None) for weight in both)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (R, in) → (R, out)."""
-        if self._compiled:
-            return self._compiled(x)
+        if self.compiled:
+            return self.compiled(x)
         return self._w3.times(x, self._w1.silu(x))
 
 

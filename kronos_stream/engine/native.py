@@ -1,18 +1,9 @@
-"""The folder kernels/, compiled where g++ is at hand: products that read the next weights while
-they multiply, and the small steps between them, each in one pass instead of five to ten.
-`kernels()` is None where it is not; what calls it then does the same arithmetic in torch, with
-other bits in the last places.
-
-The library is compiled once for a processor, into the user's cache folder.
+"""The compiled kernels, where there are any: products that read the next weights while they
+multiply, and a whole layer in one call. `kernels()` is None where there are none; what calls it
+then does the same arithmetic in torch, with other bits in the last places.
 """
 
 import ctypes
-import hashlib
-import os
-import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,20 +11,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-FOLDER: Final = Path(__file__).with_name("kernels")
-COMPILER: Final = "g++"
-FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+from .compiler import CompileError, compiled
+
 WIDTH: Final = 8
 """What widths must be multiples of."""
-TIMEOUT_S: Final = 60
 
 _wanted = True
 _tried: "Kernels | str | None" = None
 """What trying gave: the kernels, or why there are none; None: not tried."""
-
-
-class CompileError(Exception):
-    """Why there is no library."""
 
 
 class Kernels:
@@ -50,11 +35,12 @@ class Kernels:
 
         functions.panel.restype = number
         self._panel = int(functions.panel())
-        self._product = function("product", *[array] * 4, *[number] * 4, array)
-        self._norm = function("rms_norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
-        self._rotate = function("rotate", *[array] * 3, *[number] * 4)
-        self._append = function("append", *[array] * 4, *[number] * 6)
-        self._attend = function("attend", *[array] * 7, *[number] * 9, array)
+        self.multiply = function("product", *[array] * 3, number, array)
+        self.append = function("keep", *[array] * 4, *[number] * 3)
+        self.attend = function("look", array, number, *[array] * 2, *[number] * 2, array)
+        self.step = function("layer", *[array] * 4, *[number] * 2, *[array] * 2)
+        self._norm = function("norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
+        self._rotate = function("turn", *[array] * 3, *[number] * 4)
 
     def product(self, weight: Tensor, bias: Tensor | None) -> "Product | None":
         """Of a weight (out, in) and bias (out,); None where their width does not fit."""
@@ -62,7 +48,7 @@ class Kernels:
         if out % self._panel:
             return None
         panels = weight.view(-1, self._panel, wide).transpose(1, 2).contiguous()
-        return Product(self._product, panels, bias, out, gated=False)
+        return Product(self, panels, bias, out, gated=False)
 
     def gate(self, w1: Tensor, w3: Tensor) -> "Product | None":
         """silu(x W1ᵀ) · (x W3ᵀ) of weights (out, in); None where their width does not fit."""
@@ -71,7 +57,7 @@ class Kernels:
         if out % half:
             return None
         both = torch.cat([w.view(-1, half, wide) for w in (w1, w3)], dim=1)
-        return Product(self._product, both.transpose(1, 2).contiguous(), None, out, gated=True)
+        return Product(self, both.transpose(1, 2).contiguous(), None, out, gated=True)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) · weight, x (R, width) → (R, width)."""
@@ -84,42 +70,16 @@ class Kernels:
         (R, 1, D) and sines (R, 1, D/2)."""
         self._rotate(x.data_ptr(), cosines.data_ptr(), sines.data_ptr(), *x.shape, x.stride(0))
 
-    def append(self, keys: Tensor, values: Tensor, places: "Places", step: int) -> None:
-        """Keys and values (R, K, D), whose rows lie equally far apart, to one of its own steps."""
-        self._append(
-            *(keys.data_ptr(), values.data_ptr(), *places.own),
-            *(*keys.shape, keys.stride(0), places.steps, step),
-        )
-
-    def attend(self, q: Tensor, places: "Places", seen: int) -> Tensor:
-        """q (R, H, D), whose rows may lie apart, over the prefix of each lane and the first `seen`
-        of each row's own steps."""
-        rows, heads, width = q.shape
-        out = torch.empty(q.shape, dtype=torch.float32)
-        self._attend(
-            *(q.data_ptr(), *places.prefix, *places.own),
-            *(*places.lanes, places.count, rows // places.count),
-            *(heads, places.kv_heads, width, q.stride(0), places.length, places.steps, seen),
-            out.data_ptr(),
-        )
-        return out
-
 
 class Product:
-    """x Wᵀ with what follows it, by a weight that is laid out in panels of columns."""
+    """x Wᵀ with what follows it, by a weight in panels of columns."""
 
     def __init__(
-        self,
-        function: Callable[..., None],
-        panels: Tensor,
-        bias: Tensor | None,
-        width: int,
-        *,
-        gated: bool,
+        self, kernels: Kernels, panels: Tensor, bias: Tensor | None, width: int, *, gated: bool
     ) -> None:
-        self._function, self._tensors = function, (panels, bias)
-        self._added = panels.data_ptr(), None if bias is None else bias.data_ptr()
-        self._width, self._gated = width, gated
+        self._multiply, self._tensors = kernels.multiply, (panels, bias)
+        places = panels.data_ptr(), None if bias is None else bias.data_ptr()
+        self.weights = _Weights(*places, panels.shape[1], width, gated)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (R, in) → (R, out)."""
@@ -131,31 +91,120 @@ class Product:
         return self._of(x.contiguous(), other.data_ptr())
 
     def _of(self, x: Tensor, other: int | None) -> Tensor:
-        rows, depth = x.shape
-        out = torch.empty(rows, self._width)
-        self._function(
-            *(x.data_ptr(), *self._added, other),
-            *(rows, depth, self._width, self._gated, out.data_ptr()),
+        rows = len(x)
+        out = torch.empty(rows, self.weights.width)
+        self._multiply(ctypes.byref(self.weights), x.data_ptr(), other, rows, out.data_ptr())
+        return out
+
+
+class Memory:
+    """What the rows of some lanes look at in one layer: slots (slots, K, L, D) of which each lane
+    fills one to some length, and what runs of `run` rows have of their own (R / run, K, S, D), if
+    anything. The tensors must outlive it."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        slots: tuple[Tensor, Tensor],
+        own: tuple[Tensor, Tensor] | None,
+        lanes: Sequence[tuple[int, int]],
+        run: int,
+    ) -> None:
+        self._kernels = kernels
+        _, self._kv_heads, length, _ = slots[0].shape
+        tensors = slots if own is None else (*slots, *own)
+        keys, values, *rest = (t.data_ptr() for t in tensors)
+        of_lanes = ((ctypes.c_int64 * len(lanes))(*part) for part in zip(*lanes, strict=True))
+        self.places = _Memory(
+            *(keys, values, *(rest or (None, None)), *of_lanes),
+            *(len(lanes), length, 0 if own is None else own[0].shape[2], run),
+        )
+
+    def append(self, keys: Tensor, values: Tensor, step: int) -> None:
+        """Keys and values (R, K, D), whose rows lie equally far apart, to their places: of its own,
+        from `step` on."""
+        rows, heads, width = keys.shape
+        self._kernels.append(
+            *(keys.data_ptr(), values.data_ptr(), ctypes.byref(self.places)),
+            *(ctypes.byref(_Heads(heads, heads, width)), rows, keys.stride(0), step),
+        )
+
+    def attend(self, q: Tensor, seen: int) -> Tensor:
+        """q (R, H, D), whose rows may lie apart, over what each sees: of its own, the first row of
+        a run sees `seen`, and every other row one more than the row before."""
+        rows, heads, width = q.shape
+        out = torch.empty(q.shape, dtype=torch.float32)
+        self._kernels.attend(
+            *(q.data_ptr(), q.stride(0), ctypes.byref(self.places)),
+            *(ctypes.byref(_Heads(heads, self._kv_heads, width)), rows, seen, out.data_ptr()),
         )
         return out
 
 
-class Places:
-    """The places of what the rows of some lanes look at in one layer: prefixes (slots, K, L, D) of
-    which each lane sees a slot to some length, and each row's own steps (R, K, S, D). The tensors
-    must outlive it."""
+class Layer:
+    """A block in one call: its norms (d,), its products in order, and its heads (queries, keys and
+    values, width of each)."""
 
     def __init__(
         self,
-        prefix: tuple[Tensor, Tensor],
-        own: tuple[Tensor, Tensor],
-        lanes: Sequence[tuple[int, int]],
+        kernels: Kernels,
+        norms: tuple[Tensor, Tensor],
+        eps: float,
+        products: Sequence[Product],
+        heads: tuple[int, int, int],
     ) -> None:
-        _, self.kv_heads, self.length, _ = prefix[0].shape
-        self.steps = own[0].shape[2]
-        self.prefix, self.own = ([t.data_ptr() for t in both] for both in (prefix, own))
-        self.lanes = [(ctypes.c_int64 * len(lanes))(*part) for part in zip(*lanes, strict=True)]
-        self.count = len(lanes)
+        self._step, self._kept = kernels.step, (norms, products)
+        places = (norm.data_ptr() for norm in norms)
+        qkv, _, gate, _ = weights = [product.weights for product in products]
+        self._layer = _Layer(*places, eps, *weights, _Heads(*heads))
+        self._scratch = qkv.depth + qkv.width + gate.width
+
+    def __call__(self, x: Tensor, turns: tuple[Tensor, Tensor], memory: Memory, step: int) -> None:
+        """x (R, d) in place, its keys and values appended, of its own from `step` on."""
+        rows = len(x)
+        cosines, sines = turns
+        scratch = torch.empty(rows * self._scratch)
+        self._step(
+            *(ctypes.byref(self._layer), ctypes.byref(memory.places)),
+            *(cosines.data_ptr(), sines.data_ptr(), rows, step),
+            *(x.data_ptr(), scratch.data_ptr()),
+        )
+
+
+class _Weights(ctypes.Structure):
+    """products.h's Weights."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("panels", "bias")),
+        *((name, ctypes.c_int64) for name in ("depth", "width", "gated")),
+    )
+
+
+class _Heads(ctypes.Structure):
+    """attention.h's Heads."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("queries", "kv", "width"))
+
+
+class _Memory(ctypes.Structure):
+    """attention.h's Memory."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "own_keys", "own_values")),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("slots", "lengths")),
+        *((name, ctypes.c_int64) for name in ("lanes", "length", "steps", "run")),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """kernels.cpp's Layer."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("norm1", "norm2")),
+        ("eps", ctypes.c_float),
+        *((name, _Weights) for name in ("qkv", "out", "gate", "w2")),
+        ("heads", _Heads),
+    )
 
 
 def choose(wanted: bool) -> None:
@@ -190,33 +239,6 @@ def used() -> str:
     return f"torch: {_tried}" if _wanted else "torch"
 
 
-def compiled() -> Path:
-    """The library for this processor, compiled if it is not there yet. CompileError or OSError
-    says why it cannot be."""
-    compiler = shutil.which(COMPILER)
-    if compiler is None:
-        raise CompileError(f"no {COMPILER}")
-    # What the compiler makes of `native`, its version included.
-    target = _run(compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
-    if "__clang__" in target:
-        raise CompileError(f"{COMPILER} is clang, whose OpenMP is another than torch's")
-    openmp = _openmp()
-    told = "\n".join((target, *FLAGS, Path(openmp).name)).encode()
-    sources = sorted(FOLDER.glob("*.cpp"))
-    texts = b"".join(path.read_bytes() for path in (*sources, *sorted(FOLDER.glob("*.h"))))
-    key = hashlib.sha256(texts + told).hexdigest()[:16]
-    library = _folder() / f"{key}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            _run(compiler, *FLAGS, "-c", *map(str, sources), within=scratch)
-            parts = [f"{source.stem}.o" for source in sources]
-            _run(compiler, "-shared", *parts, openmp, "-o", "kernels.so", within=scratch)
-            # Several processes may come here at once: each puts a whole file in place.
-            Path(scratch, "kernels.so").replace(library)
-    _check_ours(library)
-    return library
-
-
 def _loaded(library: Path) -> Kernels:
     try:
         return Kernels(library)
@@ -224,49 +246,3 @@ def _loaded(library: Path) -> Kernels:
         # Whatever is wrong with it, the next process may make a better one.
         library.unlink(missing_ok=True)
         raise
-
-
-def _folder() -> Path:
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:
-        raise CompileError(f"no cache folder: {error}") from error
-    folder = cache / "kronos-stream" / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_ours(folder.parent)
-    _check_ours(folder)
-    return folder
-
-
-def _check_ours(path: Path) -> None:
-    """What is loaded is run: nobody else may have put it there."""
-    found = path.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
-        raise CompileError(f"{path} belongs to another user, or anybody may write it")
-
-
-def _openmp() -> str:
-    """The OpenMP library that torch has loaded: another one would have threads of its own, which
-    fight for the cores."""
-    loaded = re.search(r"/\S*/libgomp\S*", Path("/proc/self/maps").read_text())
-    if loaded is None:
-        raise CompileError("torch uses another OpenMP than libgomp")
-    return loaded[0]
-
-
-def _run(*command: str, within: str | None = None) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=within,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            check=True,
-        )
-    except subprocess.CalledProcessError as error:
-        raise CompileError(f"{command[0]}: {error.stderr.strip()[-200:]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise CompileError(str(error)) from error
-    return done.stdout

@@ -20,6 +20,8 @@ from ..model.kronos import FINE_HEADS, Kronos
 from ..model.tokenizer import KronosTokenizer
 from ..model.transformer import Attention, Block, RMSNorm, rotary_table
 from ..wire.messages import ForecastSpec
+from . import native
+from .attention import Memory
 from .linear import Gate, product
 from .native import kernels
 
@@ -27,19 +29,20 @@ from .native import kernels
 class Norm:
     """x / rms(x) · weight, in float32."""
 
-    def __init__(self, norm: RMSNorm, device: torch.device) -> None:
-        self._weight = norm.weight.detach().to(device, torch.float32)
-        self._eps_value = norm.eps
-        self._eps = torch.tensor(norm.eps, device=device)
+    def __init__(self, norm: RMSNorm, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight = norm.weight.detach().to(device, torch.float32)
+        self.eps = norm.eps
+        self._eps_there = torch.tensor(norm.eps, device=device)
+        self._kernels = kernels(self.weight.to(dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
-        if found := kernels(x):
-            return found.rms_norm(x, self._weight, self._eps_value)
+        if self._kernels:
+            return self._kernels.rms_norm(x, self.weight, self.eps)
         if x.is_cuda:
-            return F.rms_norm(x, x.shape[-1:], self._weight.to(x.dtype), self._eps_value)
+            return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
-        return (x * scale).mul_(self._weight).to(x.dtype)
+        scale = torch.addcmul(self._eps_there, length, length, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(self.weight).to(x.dtype)
 
 
 class Turns:
@@ -70,29 +73,44 @@ def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Layer:
-    """A block: `project`, then the caller's attention, then `finish`."""
+    """A block, in one call where all of it is compiled."""
 
     def __init__(self, block: Block, dtype: torch.dtype, device: torch.device) -> None:
         a = block.self_attn
         self.heads, self.kv_heads, self.head_width = a.n_heads, a.n_kv_heads, a.head_width
-        self._norm1 = Norm(block.norm1, device)
-        self._norm2 = Norm(block.norm2, device)
+        self._norm1 = Norm(block.norm1, dtype, device)
+        self._norm2 = Norm(block.norm2, dtype, device)
 
         self._qkv = product(a.q_proj, a.k_proj, a.v_proj, dtype=dtype, device=device)
         self._out = product(a.out_proj, dtype=dtype, device=device)
         self._gate = Gate(block.ffn.w1, block.ffn.w3, dtype, device)
         self._w2 = product(block.ffn.w2, dtype=dtype, device=device)
+        self._whole = self._compiled()
 
-    def project(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, d) → queries (R, H, D), keys and values (R, K, D)."""
+    def __call__(
+        self, x: Tensor, turns: tuple[Tensor, Tensor], memory: Memory, step: int = 0
+    ) -> Tensor:
+        """x (R, d), which may be gone afterwards, at the positions of `turns` → (R, d); keys and
+        values of these rows are appended to `memory`, of their own at `step`."""
+        if self._whole and memory.native:
+            x = x.contiguous()
+            self._whole(x, turns, memory.native, step)
+            return x
         qkv = self._qkv(self._norm1(x)).view(x.shape[0], -1, self.head_width)
         turned = rotate(qkv[:, : -self.kv_heads], turns)
-        return turned[:, : self.heads], turned[:, self.heads :], qkv[:, -self.kv_heads :]
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """x (R, d), attended (R, H, D) → (R, d)."""
-        x = self._out.plus(attended.flatten(1), x)
+        memory.append(turned[:, self.heads :], qkv[:, -self.kv_heads :], step)
+        x = self._out.plus(memory.attend(turned[:, : self.heads], step + 1).flatten(1), x)
         return self._w2.plus(self._gate(self._norm2(x)), x)
+
+    def _compiled(self) -> native.Layer | None:
+        found = kernels(self._norm1.weight)
+        parts = self._qkv, self._out, self._gate.compiled, self._w2
+        products = [part for part in parts if isinstance(part, native.Product)]
+        if found is None or len(products) < len(parts):
+            return None
+        norms = self._norm1.weight, self._norm2.weight
+        heads = self.heads, self.kv_heads, self.head_width
+        return native.Layer(found, norms, self._norm1.eps, products, heads)
 
 
 class Stack:
@@ -132,7 +150,7 @@ class FineHead:
         self._queries = a.q_proj(model.embedding.emb_s1.weight).detach().to(device, dtype)
         self._keys_values = product(a.k_proj, a.v_proj, dtype=dtype, device=device)
         self._out = product(a.out_proj, dtype=dtype, device=device)
-        self._norm = Norm(model.dep_layer.norm, device)
+        self._norm = Norm(model.dep_layer.norm, dtype, device)
         self._logits = product(model.head.proj_s2, dtype=dtype, device=device)
 
     def queries(self, coarse: Tensor, positions: Tensor) -> Tensor:
@@ -172,7 +190,7 @@ class Networks:
         self._latents = product(tokenizer.quant_embed, dtype=torch.float32, device=device)
         self._ids_of_latents = tokenizer.ids_of_latents
         self.restore = product(tokenizer.head, dtype=torch.float32, device=device)
-        self.norm = Norm(model.norm, device)
+        self.norm = Norm(model.norm, dtype, device)
         self.coarse_logits = product(model.head.proj_s1, dtype=dtype, device=device)
         width = model.dep_layer.cross_attn.head_width
         rotated = spec.fine_head_rotary == "trained"

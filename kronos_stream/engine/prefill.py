@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attention import Lane, among_own, merged, over_prefix
-from .cache import KV, PrefixCache
+from .attention import Trunk
+from .cache import PrefixCache
+from .kv import KV, Lane
 from .networks import Networks, Stack
 
 
@@ -49,7 +50,8 @@ def _chunk(
     yield from _chunk_through(nets.decoder, cache.decoder, lane, nets.codes(s1, s2), positions)
     x = nets.tokens(s1, s2) + times
     x = yield from _chunk_through(nets.model, cache.model, lane, x, positions)
-    cache.fine.write(0, *lane, *nets.fine.keys_values(nets.norm(x), positions))
+    keys, values = nets.fine.keys_values(nets.norm(x), positions)
+    Trunk(cache.fine, 0, [lane], len(x)).append(keys, values)
     yield
 
 
@@ -58,11 +60,7 @@ def _chunk_through(
 ) -> Generator[None, None, Tensor]:
     turns = stack.turns(positions)
     for index, layer in enumerate(stack.layers):
-        q, k, v = layer.project(x, turns)
-        kv.write(index, *lane, k, v)
-        own = among_own(q, k, v, series=1)
-        attended = merged(own, over_prefix(q, kv, index, [lane])) if lane.length else own.out
-        x = layer.finish(x, attended)
+        x = layer(x, turns, Trunk(kv, index, [lane], len(x)))
         yield
     return x
 
@@ -71,20 +69,16 @@ def advance(
     nets: Networks, cache: PrefixCache, lanes: Sequence[Lane], z: Tensor, times: Tensor
 ) -> Last:
     """Appends one bar to each lane, behind its positions: z (R, 6), times (R, d)."""
-    slots = torch.tensor([lane.slot for lane in lanes], device=z.device)
     positions = torch.tensor([lane.length for lane in lanes], device=z.device)
-    after = [Lane(lane.slot, lane.length + 1) for lane in lanes]
 
     def through(stack: Stack, kv: KV, x: Tensor) -> Tensor:
         turns = stack.turns(positions)
         for index, layer in enumerate(stack.layers):
-            q, k, v = layer.project(x, turns)
-            kv.scatter(index, slots, positions, k, v)
-            x = layer.finish(x, over_prefix(q, kv, index, after).out)
+            x = layer(x, turns, Trunk(kv, index, lanes))
         return x
 
     s1, s2 = nets.ids(through(nets.encoder, cache.encoder, nets.latent_input(z)))
     recon = nets.restore(through(nets.decoder, cache.decoder, nets.codes(s1, s2)))
     hidden = nets.norm(through(nets.model, cache.model, nets.tokens(s1, s2) + times))
-    cache.fine.scatter(0, slots, positions, *nets.fine.keys_values(hidden, positions))
+    Trunk(cache.fine, 0, lanes).append(*nets.fine.keys_values(hidden, positions))
     return Last(hidden, recon)

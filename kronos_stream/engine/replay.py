@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attention import Lane
 from .cache import Prefixes
+from .kv import Lane
 from .rollout import Inputs
 
 SIZES: Final = (1, 8, 64)

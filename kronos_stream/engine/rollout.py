@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..model.sampling import Sampling, draw
-from .attention import Lane, Memory, among_own, merged, over_prefix
-from .cache import KV, Prefixes
+from .attention import Branches
+from .cache import Prefixes
+from .kv import KV, Lane
 from .networks import Networks
 
 
@@ -58,36 +59,33 @@ def rollout(
     begin = lengths.repeat_interleave(paths)
     hidden = last.repeat_interleave(paths, dim=0)
     ids = torch.empty(2, steps, rows, dtype=torch.long, device=u.device)
-    memories = _memories(prefixes.model, suffixes.model, lanes, rows)
-    (fine_memory,) = _memories(prefixes.fine, suffixes.fine, lanes, rows)
+    branches = _branches(prefixes.model, suffixes.model, lanes, rows)
+    (fine,) = _branches(prefixes.fine, suffixes.fine, lanes, rows)
     for step in range(steps):
         position = begin + step
         coarse = draw(nets.coarse_logits(hidden), u[:, step, 0], sampling)
         q = nets.fine.queries(coarse, position - 1)
-        attended = fine_memory.attend(q, step)
-        fine = draw(nets.fine.logits(hidden, attended), u[:, step, 1], sampling)
-        ids[0, step], ids[1, step] = coarse, fine
+        logits = nets.fine.logits(hidden, fine.attend(q, step))
+        ids[0, step], ids[1, step] = coarse, draw(logits, u[:, step, 1], sampling)
         if step == steps - 1:
             break
-        x = nets.tokens(coarse, fine) + times[:, step].repeat_interleave(paths, dim=0)
+        x = nets.tokens(*ids[:, step]) + times[:, step].repeat_interleave(paths, dim=0)
         turns = nets.model.turns(position)
-        for layer, memory in zip(nets.model.layers, memories, strict=True):
-            q, k, v = layer.project(x, turns)
-            memory.append(k, v, step)
-            x = layer.finish(x, memory.attend(q, step + 1))
+        for layer, own in zip(nets.model.layers, branches, strict=True):
+            x = layer(x, turns, own, step)
         hidden = nets.norm(x)
-        fine_memory.append(*nets.fine.keys_values(hidden, position), step)
+        fine.append(*nets.fine.keys_values(hidden, position), step)
     z = _decoded(nets, prefixes.decoder, lanes, begin, ids.transpose(1, 2))
     return z.view(symbols, paths, steps, -1)
 
 
-def _memories(
+def _branches(
     prefix: KV, suffix: tuple[Tensor, Tensor], lanes: Sequence[Lane], rows: int
-) -> list[Memory]:
+) -> list[Branches]:
     """Of each layer, with the first rows of the suffix."""
     keys, values = suffix
     return [
-        Memory(prefix, layer, lanes, (keys[layer, :rows], values[layer, :rows]))
+        Branches(prefix, layer, lanes, (keys[layer, :rows], values[layer, :rows]))
         for layer in range(len(keys))
     ]
 
@@ -100,8 +98,8 @@ def _decoded(nets: Networks, kv: KV, lanes: Sequence[Lane], begin: Tensor, ids: 
     positions = (begin[:, None] + torch.arange(steps, device=ids.device)).flatten()
     turns = nets.decoder.turns(positions)
     h = nets.codes(s1, s2)
+    _, _, heads, _, width = kv.keys.shape
+    own = h.new_empty(rows, heads, steps, width), h.new_empty(rows, heads, steps, width)
     for index, layer in enumerate(nets.decoder.layers):
-        q, k, v = layer.project(h, turns)
-        own = among_own(q, k, v, series=rows)
-        h = layer.finish(h, merged(own, over_prefix(q, kv, index, lanes)))
+        h = layer(h, turns, Branches(kv, index, lanes, own, steps))
     return nets.restore(h)

@@ -4,14 +4,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from kronos_stream.engine import native
+from kronos_stream.engine import compiler, native
 
 
 @contextmanager
 def computing(way: str) -> Iterator[None]:
     """On a CPU with "compiled" kernels or by "torch"."""
-    if way == "compiled" and shutil.which(native.COMPILER) is None:
-        pytest.skip(f"no {native.COMPILER}")
+    if way == "compiled" and shutil.which(compiler.COMPILER) is None:
+        pytest.skip(f"no {compiler.COMPILER}")
     native.choose(way == "compiled")
     assert (native.available() is not None) == (way == "compiled"), native.used()
     yield

@@ -131,7 +131,7 @@ def test_a_row_of_the_rest_ignores_its_neighbours(width: int) -> None:
     turns = torch.rand(rows, 1, width), torch.rand(rows, 1, width // 2)
     keys, values = torch.randn(2, rows, heads, 7, width)
     one, other = (Part(torch.randn_like(q), torch.randn(rows, heads)) for _ in range(2))
-    norm = Norm(RMSNorm(heads * width), CPU)
+    norm = Norm(RMSNorm(heads * width), torch.float32, CPU)
 
     def cut(part: Part, some: slice) -> Part:
         return Part(part.out[some], part.lse[some])

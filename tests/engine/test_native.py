@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from kronos_stream.engine import native
-from kronos_stream.engine.attention import Lane, Memory, over_prefix, with_suffix
-from kronos_stream.engine.cache import KV
-from kronos_stream.engine.networks import Norm, rotate
+from kronos_stream.engine import compiler, native
+from kronos_stream.engine.attention import Branches, Trunk, over_prefix, with_suffix
+from kronos_stream.engine.kv import KV, Lane
+from kronos_stream.engine.networks import Norm, Stack, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(
-    shutil.which(native.COMPILER) is None, reason=f"no {native.COMPILER}"
+    shutil.which(compiler.COMPILER) is None, reason=f"no {compiler.COMPILER}"
 )
 
 
@@ -43,7 +43,7 @@ def test_attention_is_that_of_torch(
     q, kv, lanes, own = attention(heads, kv_heads, width, paths)
     plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, seen)
     torch.testing.assert_close(
-        Memory(kv, 1, lanes, own).attend(q, seen), plain, atol=2e-6, rtol=1e-5
+        Branches(kv, 1, lanes, own).attend(q, seen), plain, atol=2e-6, rtol=1e-5
     )
 
 
@@ -53,7 +53,7 @@ def test_attention_is_that_of_torch(
 def test_prefixes_of_any_length(length: int) -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3, length=length)
     plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, 3)
-    torch.testing.assert_close(Memory(kv, 1, lanes, own).attend(q, 3), plain, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(Branches(kv, 1, lanes, own).attend(q, 3), plain, atol=2e-6, rtol=1e-5)
 
 
 @needs_compiler
@@ -62,7 +62,7 @@ def test_large_scores_stay_finite() -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3)
     q = q * 1e4
     plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 7)
-    torch.testing.assert_close(Memory(kv, 0, lanes, own).attend(q, 7), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(Branches(kv, 0, lanes, own).attend(q, 7), plain, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("steps")
@@ -72,7 +72,7 @@ def test_a_step_is_appended_in_its_place() -> None:
     before = [part.clone() for part in own]
     qkv = torch.randn(6, 6, 8)
     keys, values = qkv[:, 2:4], qkv[:, 4:]
-    Memory(kv, 0, lanes, own).append(keys, values, 4)
+    Branches(kv, 0, lanes, own).append(keys, values, 4)
     for part, old, new in zip(own, before, (keys, values), strict=True):
         assert torch.equal(part[:, :, 4], new)
         assert torch.equal(part[:, :, :4], old[:, :, :4])
@@ -84,15 +84,15 @@ def test_a_step_is_appended_in_its_place() -> None:
 @torch.inference_mode()
 def test_attention_of_a_lane_ignores_its_neighbours(count: int) -> None:
     q, kv, lanes, own = attention(6, 2, 24, 17)
-    whole = Memory(kv, 1, lanes, own).attend(q, 5)
+    whole = Branches(kv, 1, lanes, own).attend(q, 5)
     with threads(count):
         for lane in (0, 1):
             rows = slice(17 * lane, 17 * (lane + 1))
-            memory = Memory(kv, 1, lanes[lane : lane + 1], (own[0][rows], own[1][rows]))
+            memory = Branches(kv, 1, lanes[lane : lane + 1], (own[0][rows], own[1][rows]))
             alone = memory.attend(q[rows], 5)
             assert torch.equal(alone, whole[rows])
         # Of fewer paths, too.
-        few = Memory(kv, 1, lanes[:1], (own[0][:4], own[1][:4])).attend(q[:4], 5)
+        few = Branches(kv, 1, lanes[:1], (own[0][:4], own[1][:4])).attend(q[:4], 5)
         assert torch.equal(few, whole[:4])
 
 
@@ -104,9 +104,9 @@ def test_norm_and_rotation_are_those_of_torch(width: int, monkeypatch: pytest.Mo
     norm = RMSNorm(width)
     torch.nn.init.normal_(norm.weight)
     x = 3 * torch.randn(300, width)
-    torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Norm(norm, torch.float32, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
     with threads(2):
-        torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(Norm(norm, torch.float32, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
     q, half = torch.randn(9, 4, width), torch.rand(9, 1, width // 2)
     turns = torch.cat((half, half), dim=-1), torch.rand(9, 1, width // 2)
     compiled = rotate(q.clone()[:, :3], turns)
@@ -128,17 +128,17 @@ def untried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+@pytest.mark.parametrize("name", ["no-such-compiler", "false"])
 @torch.inference_mode()
 def test_without_a_compiler_torch_does_it(
-    compiler: str, untried: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, untried: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "COMPILER", compiler)
+    monkeypatch.setattr(compiler, "COMPILER", name)
     assert native.available() is None
     assert native.used().startswith("torch: ")
     q, kv, lanes, own = attention(2, 2, 8, 3)
     plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 2)
-    assert torch.equal(Memory(kv, 0, lanes, own).attend(q, 2), plain)
+    assert torch.equal(Branches(kv, 0, lanes, own).attend(q, 2), plain)
 
 
 def test_a_folder_that_cannot_be_written_leaves_it_to_torch(
@@ -160,7 +160,7 @@ def test_a_folder_that_anybody_may_write_is_not_trusted(name: str, untried: Path
 
 @needs_compiler
 def test_a_spoilt_library_is_made_anew(untried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = native.compiled()
+    library = compiler.compiled()
     library.write_bytes(b"junk")
     assert native.available() is None
     monkeypatch.setattr(native, "_tried", None)
@@ -181,8 +181,8 @@ def test_without_a_home_torch_does_it(untried: Path, monkeypatch: pytest.MonkeyP
 
 @needs_compiler
 def test_it_is_compiled_once(untried: Path) -> None:
-    library = native.compiled()
+    library = compiler.compiled()
     made = library.stat().st_mtime_ns
-    assert native.compiled() == library
+    assert compiler.compiled() == library
     assert library.stat().st_mtime_ns == made
     assert list(library.parent.iterdir()) == [library]

@@ -1,10 +1,6 @@
-// What the kernels share. The engine's small steps and its products, for float32 on a CPU;
-// native.py compiles and calls them. The same arithmetic in torch is in networks.py, attention.py
-// and linear.py.
-//
-// Every row, and of attention every head of a row, is computed by itself in one order of additions:
-// its bits depend on nothing beside it, nor on the number of threads. Arrays are row-major and
-// dense, except where a stride (in floats) is named.
+// What the kernels share. Every row, and of attention every head of a row, is computed by itself in
+// one order of additions: its bits depend on nothing beside it, nor on the number of threads. Arrays
+// are row-major and dense, except where a stride (in floats) is named.
 
 #pragma once
 
@@ -46,12 +42,12 @@ inline float sum(Vec v) {
   return total;
 }
 
-// e^x of x ≤ 0: 2^n · e^r with |r| ≤ ln 2 / 2, e^r by its series to the sixth power. What lies
-// below -87 is as good as 0.
+// e^x of x ≤ 0: 2^n · e^r with |r| ≤ ln 2 / 2, e^r by its series to the sixth power. Below -87
+// it is 0.
 template <typename V>
-inline V exponential(V x) {
-  typedef decltype(x < x) Ints;
-  x = x < -87.0f ? V{} - 87.0f : x;
+inline V exponential(V all) {
+  typedef decltype(all < all) Ints;
+  const V x = all < -87.0f ? V{} - 87.0f : all;
   const float rounder = 12582912.0f;  // 1.5 · 2^23: adding it leaves no fraction
   const V n = (x * 1.44269504f + rounder) - rounder;
   const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -60,7 +56,7 @@ inline V exponential(V x) {
   const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
   V scale;
   std::memcpy(&scale, &power, sizeof scale);
-  return p * scale;
+  return all < -87.0f ? V{} : p * scale;
 }
 
 // Calls `what` with N = `count` (1 to `Most`) as a constant.

@@ -1,13 +1,15 @@
-// The steps that work on a row by itself.
+// The steps that work on a row by itself. Each thread does its share of the rows.
+
+#pragma once
 
 #include "vectors.h"
 
-extern "C" {
+namespace {
 
 // x / rms(x) · weight: x (rows, width).
 void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
               float* out) {
-#pragma omp parallel for if (rows * width > SERIAL)
+#pragma omp for schedule(static)
   for (int64_t r = 0; r < rows; ++r) {
     const float* from = x + r * width;
     Vec squares{};
@@ -23,7 +25,7 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int6
 void rotate(float* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
             int64_t width, int64_t stride) {
   const int64_t half = width / 2;
-#pragma omp parallel for if (rows * heads * width > SERIAL)
+#pragma omp for schedule(static)
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t h = 0; h < heads; ++h) {
       float *left = x + r * stride + h * width, *right = left + half;
@@ -35,17 +37,4 @@ void rotate(float* x, const float* cosines, const float* sines, int64_t rows, in
     }
 }
 
-// Keys and values (rows, heads, width), whose rows lie `stride` apart, to one step of each row's own
-// (rows, heads, steps, width).
-void append(const float* keys, const float* values, float* own_keys, float* own_values,
-            int64_t rows, int64_t heads, int64_t width, int64_t stride, int64_t steps,
-            int64_t step) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t h = 0; h < heads; ++h) {
-      const int64_t from = r * stride + h * width, to = ((r * heads + h) * steps + step) * width;
-      std::copy_n(keys + from, width, own_keys + to);
-      std::copy_n(values + from, width, own_values + to);
-    }
-}
-
-}  // extern "C"
+}  // namespace

@@ -4,6 +4,8 @@
 // reading them: so while one panel of weights is multiplied, the next one is asked for, a line at a
 // time.
 
+#pragma once
+
 #include "vectors.h"
 
 namespace {
@@ -18,20 +20,27 @@ inline Wide silu(Wide x) {
   return x * ((x < 0 ? e : Wide{} + 1) / (1 + e));
 }
 
-// x (rows, depth); weight (panels, depth, PANEL); out and other (rows, width).
-struct Product {
-  const float *x, *weight, *bias, *other;
-  int64_t depth, width;
-  bool gated;
-  float* out;
+// A matrix (width, depth) in panels (panels, depth, PANEL), and its bias (width) or none. A gate
+// silu(x W1ᵀ) · (x W3ᵀ) has a vector of the first matrix's columns before one of the second's.
+struct Weights {
+  const float *panels, *bias;
+  int64_t depth, width, gated;
+};
+
+class Product {
+ public:
+  Product(const Weights& weights, const float* x, const float* other, float* out)
+      : w_(weights), x_(x), other_(other), out_(out) {}
+
+  int64_t panels() const { return w_.width / (w_.gated ? WIDE : PANEL); }
 
   void panel(int64_t p, int64_t begin, int64_t end) const {
     const int64_t rows = end - begin, blocks = (rows + ROWS - 1) / ROWS;
     const int64_t every = std::min(blocks, SLOWEST);
-    const float* columns = weight + p * depth * PANEL;
+    const float* columns = w_.panels + p * w_.depth * PANEL;
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t from = b * rows / blocks, to = (b + 1) * rows / blocks;
-      const float* next = columns + (depth + b % every * (depth / every)) * PANEL;
+      const float* next = columns + (w_.depth + b % every * (w_.depth / every)) * PANEL;
       unrolled<ROWS>(to - from, [&](auto n) { block<n()>(begin + from, p, columns, next, every); });
     }
   }
@@ -40,7 +49,8 @@ struct Product {
   template <int N>
   void block(int64_t row, int64_t p, const float* columns, const float* next,
              int64_t every) const {
-    const float* from = x + row * depth;
+    const int64_t depth = w_.depth;
+    const float* from = x_ + row * depth;
     Wide left[N] = {}, right[N] = {};
     for (int64_t k = 0; k < depth; next += PANEL) {
       for (int64_t i = 0; i < PANEL; i += LINE) __builtin_prefetch(next + i);
@@ -58,34 +68,30 @@ struct Product {
   }
 
   void finish(int64_t row, int64_t p, Wide left, Wide right) const {
-    if (gated) return store(out + row * width + p * WIDE, silu(left) * right);
-    const int64_t column = p * PANEL, place = row * width + column;
-    if (bias) left += load<Wide>(bias + column), right += load<Wide>(bias + column + WIDE);
-    if (other) left += load<Wide>(other + place), right += load<Wide>(other + place + WIDE);
-    store(out + place, left);
-    store(out + place + WIDE, right);
+    if (w_.gated) return store(out_ + row * w_.width + p * WIDE, silu(left) * right);
+    const int64_t column = p * PANEL, place = row * w_.width + column;
+    if (w_.bias) left += load<Wide>(w_.bias + column), right += load<Wide>(w_.bias + column + WIDE);
+    if (other_) left += load<Wide>(other_ + place), right += load<Wide>(other_ + place + WIDE);
+    store(out_ + place, left);
+    store(out_ + place + WIDE, right);
   }
+
+  const Weights& w_;
+  const float *x_, *other_;
+  float* out_;
 };
 
-}  // namespace
-
-extern "C" {
-
-// The columns of a panel: weights (out, in) come as (out / panel, in, panel), a gate's with a vector
-// of the first matrix's columns before one of the second's.
-int64_t panel() { return PANEL; }
-
-// x Wᵀ, plus `bias` (width) and `other` (rows, width) where they are given: x (rows, depth) → out
-// (rows, width). Of a gate silu(x W1ᵀ) · (x W3ᵀ).
-void product(const float* x, const float* weight, const float* bias, const float* other,
-             int64_t rows, int64_t depth, int64_t width, int64_t gated, float* out) {
-  const Product all{x, weight, bias, other, depth, width, gated != 0, out};
-  const int64_t panels = width / (gated ? WIDE : PANEL);
-#pragma omp parallel
+// x Wᵀ plus bias and `other` (rows, width), where they are given: x (rows, depth) → out (rows,
+// width), which may be `other`. Each thread does its share of the panels.
+void multiply(const Weights& weights, const float* x, const float* other, int64_t rows,
+              float* out) {
+  const Product product(weights, x, other, out);
   for (int64_t begin = 0; begin < rows; begin += SOME) {
 #pragma omp for schedule(static) nowait
-    for (int64_t p = 0; p < panels; ++p) all.panel(p, begin, std::min(rows, begin + SOME));
+    for (int64_t p = 0; p < product.panels(); ++p)
+      product.panel(p, begin, std::min(rows, begin + SOME));
   }
+#pragma omp barrier
 }
 
-}  // extern "C"
+}  // namespace

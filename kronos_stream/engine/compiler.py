@@ -1,0 +1,93 @@
+"""Compiles the folder kernels/ where g++ is at hand: once for a processor, into the user's cache
+folder.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).with_name("kernels")
+SOURCE: Final = "kernels.cpp"
+COMPILER: Final = "g++"
+FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+TIMEOUT_S: Final = 60
+
+
+class CompileError(Exception):
+    """Why there is no library."""
+
+
+def compiled() -> Path:
+    """The library for this processor, compiled if it is not there yet. CompileError or OSError
+    says why it cannot be."""
+    compiler = shutil.which(COMPILER)
+    if compiler is None:
+        raise CompileError(f"no {COMPILER}")
+    # What the compiler makes of `native`, its version included.
+    target = _run(compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
+    if "__clang__" in target:
+        raise CompileError(f"{COMPILER} is clang, whose OpenMP is another than torch's")
+    openmp = _openmp()
+    told = "\n".join((target, *FLAGS, Path(openmp).name)).encode()
+    texts = b"".join(path.read_bytes() for path in sorted(FOLDER.iterdir()))
+    key = hashlib.sha256(texts + told).hexdigest()[:16]
+    library = _folder() / f"{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            _run(compiler, *FLAGS, "-c", str(FOLDER / SOURCE), "-o", "kernels.o", within=scratch)
+            _run(compiler, "-shared", "kernels.o", openmp, "-o", "kernels.so", within=scratch)
+            # Several processes may come here at once: each puts a whole file in place.
+            Path(scratch, "kernels.so").replace(library)
+    _check_ours(library)
+    return library
+
+
+def _folder() -> Path:
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise CompileError(f"no cache folder: {error}") from error
+    folder = cache / "kronos-stream" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_ours(folder.parent)
+    _check_ours(folder)
+    return folder
+
+
+def _check_ours(path: Path) -> None:
+    """What is loaded is run: nobody else may have put it there."""
+    found = path.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
+        raise CompileError(f"{path} belongs to another user, or anybody may write it")
+
+
+def _openmp() -> str:
+    """The OpenMP library that torch has loaded: another one would have threads of its own, which
+    fight for the cores."""
+    loaded = re.search(r"/\S*/libgomp\S*", Path("/proc/self/maps").read_text())
+    if loaded is None:
+        raise CompileError("torch uses another OpenMP than libgomp")
+    return loaded[0]
+
+
+def _run(*command: str, within: str | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=within,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise CompileError(f"{command[0]}: {error.stderr.strip()[-200:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(str(error)) from error
+    return done.stdout

@@ -1,0 +1,228 @@
+// Attention of many queries over what they share and over what is their own, under one softmax.
+
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int64_t LANES = WIDE;  // queries that share a pass over the keys, one in each lane
+constexpr int64_t KEYS = 12;     // keys whose scores are summed in registers together
+constexpr int64_t BLOCK = 64;    // values that stay in the first cache while a tile passes
+
+// Scores (N, LANES) of N keys (N, width) and queries (width, LANES). Asks for as much from `next`.
+template <int N>
+void score(const float* keys, const float* queries, int64_t width, const float* next,
+           float* scores) {
+  Wide sums[N] = {};
+  for (int64_t d = 0; d < width; ++d) {
+    __builtin_prefetch(next + d * N);
+    const Wide q = load<Wide>(queries + d * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) sums[i] += keys[i * width + d] * q;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) store(scores + i * LANES, sums[i]);
+}
+
+// Adds `Each` vectors of the values (count, width) to N rows of `out` (N, width), by their weights
+// (count, LANES). Asks for as much from `next`, a row of values after the other.
+template <int N, int Each, typename V>
+void add(const float* weights, const float* values, int64_t count, int64_t width,
+         const float* next, float* out) {
+  constexpr int64_t size = sizeof(V) / sizeof(float);
+  V sums[N][Each];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i)
+#pragma GCC unroll 2
+    for (int e = 0; e < Each; ++e) sums[i][e] = load<V>(out + i * width + e * size);
+  for (int64_t j = 0; j < count; ++j) {
+    __builtin_prefetch(next + j * width);
+    V v[Each];
+#pragma GCC unroll 2
+    for (int e = 0; e < Each; ++e) v[e] = load<V>(values + j * width + e * size);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 2
+      for (int e = 0; e < Each; ++e) sums[i][e] += weights[j * LANES + i] * v[e];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i)
+#pragma GCC unroll 2
+    for (int e = 0; e < Each; ++e) store(out + i * width + e * size, sums[i][e]);
+}
+
+// Adds the values (count, width) to N rows of `out` (N, width), by their weights (count, LANES).
+template <int N>
+void gather(const float* weights, const float* values, int64_t count, int64_t width,
+            const float* next, float* out) {
+  constexpr int EACH = 2 * N <= SUMS ? 2 : 1;
+  int64_t d = 0;
+  for (; d + EACH * WIDE <= width; d += EACH * WIDE)
+    add<N, EACH, Wide>(weights, values + d, count, width, next + d, out + d);
+  for (; d < width; d += W) add<N, 1, Vec>(weights, values + d, count, width, next + d, out + d);
+}
+
+struct Heads {
+  int64_t queries, kv, width;
+
+  int64_t each() const { return queries / kv; }
+};
+
+// What the rows of some lanes look at in one layer, as many rows of each lane: the lane's slot, and
+// behind that what a run of rows has of its own. Where nothing is its own, the rows continue the
+// slot. A row sees what is before it and itself.
+struct Memory {
+  float *keys, *values;            // (slots, kv heads, length, width)
+  float *own_keys, *own_values;    // (rows / run, kv heads, steps, width), or none
+  const int64_t *slots, *lengths;  // of each lane
+  int64_t lanes, length, steps, run;
+};
+
+// Keys and values (rows, heads, width), whose rows lie `stride` apart, to where they belong: of its
+// own, to a run's steps from `step` on. Each thread does its share of the rows.
+void append(const float* keys, const float* values, const Memory& m, const Heads& h, int64_t rows,
+            int64_t stride, int64_t step) {
+  const int64_t each = rows / m.lanes;
+#pragma omp for schedule(static)
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t lane = r / each, length = m.own_keys ? m.steps : m.length;
+    const int64_t owner = m.own_keys ? r / m.run : m.slots[lane];
+    const int64_t place = m.own_keys ? step + r % m.run : m.lengths[lane] + r % each;
+    for (int64_t k = 0; k < h.kv; ++k) {
+      const int64_t from = r * stride + k * h.width;
+      const int64_t to = ((owner * h.kv + k) * length + place) * h.width;
+      std::copy_n(keys + from, h.width, (m.own_keys ? m.own_keys : m.keys) + to);
+      std::copy_n(values + from, h.width, (m.own_keys ? m.own_values : m.values) + to);
+    }
+  }
+}
+
+// At most LANES of the queries that look at one key/value head of one lane: a row's after the
+// other's. Scores and weights are (keys, LANES): the slot's, then those of each query's own.
+class Tile {
+ public:
+  // `seen`: how much of its own the first row of a run sees.
+  Tile(const Memory& m, const Heads& h, int64_t lane, int64_t begin, int64_t end, int64_t seen)
+      : m_(m), h_(h), begin_(begin), size_(end - begin), seen_(seen), filled_(m.lengths[lane]) {
+    shared_ = m.own_keys ? filled_ : filled_ + row(size_ - 1) + 1;
+    most_ = m.own_keys ? seen + std::min(m.run, row(size_ - 1) + 1) - 1 : 0;
+    queries_.assign(h.width * LANES, 0.0f);
+    scores_.assign((shared_ + most_) * LANES, 0.0f);
+    out_.assign(size_ * h.width, 0.0f);
+  }
+
+  // q (rows, stride) and `to` (rows, heads, width) from the lane's first row and the first head of
+  // these queries on; keys and values of their head; own keys and values from the lane's first run
+  // and their head on. Values are asked for while keys are read, and keys of the `next` head while
+  // values are.
+  void run(const float* q, int64_t stride, const float* keys, const float* values,
+           const float* own_keys, const float* own_values, const float* next, float* to) {
+    const int64_t width = h_.width;
+    const float scale = 1 / std::sqrt(static_cast<float>(width));
+    for (int64_t i = 0; i < size_; ++i) {
+      const float* from = q + row(i) * stride + head(i) * width;
+      for (int64_t d = 0; d < width; ++d) queries_[d * LANES + i] = scale * from[d];
+    }
+    for (int64_t j = 0; j < shared_; j += KEYS)
+      unrolled<KEYS>(shared_ - j, [&](auto n) {
+        score<n()>(keys + j * width, queries_.data(), width, values + j * width,
+                   &scores_[j * LANES]);
+      });
+    for (int64_t i = 0; i < size_; ++i) {
+      if (m_.own_keys)
+        look_at_own(i, q + row(i) * stride + head(i) * width, own_keys + own(i), scale);
+      else
+        hide(i, filled_ + row(i) + 1);
+    }
+    soften();
+    for (int64_t j = 0; j < shared_; j += BLOCK)
+      unrolled<LANES>(size_, [&](auto n) {
+        gather<n()>(&scores_[j * LANES], values + j * width, std::min(BLOCK, shared_ - j), width,
+                    next + j * width, out_.data());
+      });
+    for (int64_t i = 0; i < size_; ++i) {
+      float* out = &out_[i * width];
+      if (m_.own_keys)
+        gather<1>(scores_.data() + shared_ * LANES + i, own_values + own(i), of_own(i), width,
+                  own_values + own(i), out);
+      for (int64_t d = 0; d < width; d += W)
+        store(to + (row(i) * h_.queries + head(i)) * width + d, load(out + d) * shares_[i]);
+    }
+  }
+
+ private:
+  int64_t row(int64_t i) const { return (begin_ + i) / h_.each(); }
+
+  int64_t head(int64_t i) const { return (begin_ + i) % h_.each(); }
+
+  int64_t own(int64_t i) const { return row(i) / m_.run * h_.kv * m_.steps * h_.width; }
+
+  int64_t of_own(int64_t i) const { return seen_ + row(i) % m_.run; }
+
+  void look_at_own(int64_t i, const float* q, const float* keys, float scale) {
+    for (int64_t j = 0; j < of_own(i); ++j) {
+      Vec dot{};
+      for (int64_t d = 0; d < h_.width; d += W)
+        dot += load(q + d) * load(keys + j * h_.width + d);
+      scores_[(shared_ + j) * LANES + i] = scale * sum(dot);
+    }
+    hide(i, shared_ + of_own(i));
+  }
+
+  // Nothing from `end` on is for this query.
+  void hide(int64_t i, int64_t end) {
+    for (int64_t j = end; j < shared_ + most_; ++j)
+      scores_[j * LANES + i] = -std::numeric_limits<float>::infinity();
+  }
+
+  // The scores become weights, and `shares_` what divides each query's by their sum.
+  void soften() {
+    Wide highest = load<Wide>(scores_.data());
+    for (size_t j = LANES; j < scores_.size(); j += LANES) {
+      const Wide v = load<Wide>(&scores_[j]);
+      highest = v > highest ? v : highest;
+    }
+    Wide total{};
+    for (size_t j = 0; j < scores_.size(); j += LANES) {
+      const Wide e = exponential(load<Wide>(&scores_[j]) - highest);
+      total += e;
+      store(&scores_[j], e);
+    }
+    store(shares_, 1 / total);
+  }
+
+  const Memory& m_;
+  const Heads& h_;
+  const int64_t begin_, size_, seen_, filled_;
+  int64_t shared_, most_;  // keys of the slot, and of any query's own
+  std::vector<float> queries_, scores_, out_;
+  float shares_[LANES];
+};
+
+// q (rows, stride), each row of which begins with its heads, over what they see → out (rows, heads,
+// width). Each thread does its share of the tiles.
+void attend(const float* q, int64_t stride, const Memory& m, const Heads& h, int64_t rows,
+            int64_t seen, float* out) {
+  const int64_t each = rows / m.lanes, queries = each * h.each();
+  const int64_t tiles = (queries + LANES - 1) / LANES;
+  const auto place = [&](int64_t work) {
+    const int64_t head = work / tiles;
+    return (m.slots[head / h.kv % m.lanes] * h.kv + head % h.kv) * m.length * h.width;
+  };
+#pragma omp for schedule(static)
+  for (int64_t work = 0; work < m.lanes * h.kv * tiles; ++work) {
+    const int64_t tile = work % tiles, head = work / tiles % h.kv, lane = work / tiles / h.kv;
+    const int64_t first = head * h.each() * h.width;
+    const int64_t own = (lane * (each / m.run) * h.kv + head) * m.steps * h.width;
+    Tile(m, h, lane, tile * queries / tiles, (tile + 1) * queries / tiles, seen)
+        .run(q + lane * each * stride + first, stride, m.keys + place(work),
+             m.values + place(work), m.own_keys + own, m.own_values + own,
+             m.keys + place(work + 1), out + lane * each * h.queries * h.width + first);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,57 @@
+"""Keys and values in slots, one symbol's context in each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Lane(NamedTuple):
+    """Where the rows of one symbol look: its slot, and how many positions of it."""
+
+    slot: int
+    length: int
+
+
+class KV:
+    """Keys and values of a stack of blocks in every slot: (layers, slots, K, length, D) each."""
+
+    def __init__(
+        self,
+        layers: int,
+        slots: int,
+        heads: int,
+        length: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (layers, slots, heads, length, width)
+        # Not zeroed: the system gives a CPU's pages only when a slot is first written.
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+
+    def write(
+        self, layer: int, lanes: Sequence[Lane], each: int, keys: Tensor, values: Tensor
+    ) -> None:
+        """Keys and values (R, K, D) of `each` rows of each lane, behind its positions."""
+        wanted = [(slot, start + i) for slot, start in lanes for i in range(each)]
+        slots, positions = torch.tensor(wanted, device=keys.device).unbind(1)
+        self.keys[layer][slots, :, positions] = keys
+        self.values[layer][slots, :, positions] = values
+
+    def read(self, layer: int, slot: int, length: int, *, slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (slots, K, length, D) of some slots from `slot` on, not copied."""
+        some = slice(slot, slot + slots)
+        return self.keys[layer, some, :, :length], self.values[layer, some, :, :length]
+
+    def like(self, slots: int) -> "KV":
+        """As many layers of another number of slots."""
+        layers, _, heads, length, width = self.keys.shape
+        return KV(layers, slots, heads, length, width, self.keys.dtype, self.keys.device)
+
+    def copy_from(self, other: "KV", slots: Tensor) -> None:
+        """The other's `slots` (S,) into the first S of these."""
+        self.keys[:, : len(slots)] = other.keys[:, slots]
+        self.values[:, : len(slots)] = other.values[:, slots]
