@@ -6,6 +6,10 @@ import pytest
 
 from kronos_stream.engine import compiler, native
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which(compiler.COMPILER) is None, reason=f"no {compiler.COMPILER}"
+)
+
 
 @contextmanager
 def computing(way: str) -> Iterator[None]:

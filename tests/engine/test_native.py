@@ -1,22 +1,18 @@
-"""The compiled kernels do the arithmetic of torch, and where they cannot be had torch does it."""
-
-import shutil
-from pathlib import Path
+"""The compiled kernels do the arithmetic of torch."""
 
 import pytest
 import torch
 
-from kronos_stream.engine import compiler, native
-from kronos_stream.engine.attention import Branches, Trunk, over_prefix, with_suffix
+from kronos_stream.engine import native
+from kronos_stream.engine.attention import Branches, over_prefix, with_suffix
 from kronos_stream.engine.kv import KV, Lane
-from kronos_stream.engine.networks import Norm, Stack, rotate
+from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
+from .conftest import needs_compiler
+
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(
-    shutil.which(compiler.COMPILER) is None, reason=f"no {compiler.COMPILER}"
-)
 
 
 def attention(
@@ -53,7 +49,9 @@ def test_attention_is_that_of_torch(
 def test_prefixes_of_any_length(length: int) -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3, length=length)
     plain = with_suffix(over_prefix(q, kv, 1, lanes), q, *own, 3)
-    torch.testing.assert_close(Branches(kv, 1, lanes, own).attend(q, 3), plain, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        Branches(kv, 1, lanes, own).attend(q, 3), plain, atol=2e-6, rtol=1e-5
+    )
 
 
 @needs_compiler
@@ -62,7 +60,9 @@ def test_large_scores_stay_finite() -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3)
     q = q * 1e4
     plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 7)
-    torch.testing.assert_close(Branches(kv, 0, lanes, own).attend(q, 7), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        Branches(kv, 0, lanes, own).attend(q, 7), plain, atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.usefixtures("steps")
@@ -118,71 +118,3 @@ def test_other_tensors_are_torchs() -> None:
     assert native.kernels(torch.empty(1, 64, dtype=torch.bfloat16)) is None
     assert native.kernels(torch.empty(1, 64, device="meta")) is None
     assert native.kernels(torch.empty(1, 20)) is None
-
-
-@pytest.fixture
-def untried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A process that has not looked for a compiler, and an empty cache folder."""
-    monkeypatch.setattr(native, "_tried", None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", ["no-such-compiler", "false"])
-@torch.inference_mode()
-def test_without_a_compiler_torch_does_it(
-    name: str, untried: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compiler, "COMPILER", name)
-    assert native.available() is None
-    assert native.used().startswith("torch: ")
-    q, kv, lanes, own = attention(2, 2, 8, 3)
-    plain = with_suffix(over_prefix(q, kv, 0, lanes), q, *own, 2)
-    assert torch.equal(Branches(kv, 0, lanes, own).attend(q, 2), plain)
-
-
-def test_a_folder_that_cannot_be_written_leaves_it_to_torch(
-    untried: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (untried / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(untried / "file"))
-    assert native.available() is None
-
-
-@needs_compiler
-@pytest.mark.parametrize("name", [".", "kernels"])
-def test_a_folder_that_anybody_may_write_is_not_trusted(name: str, untried: Path) -> None:
-    (untried / "kronos-stream" / "kernels").mkdir(parents=True)
-    (untried / "kronos-stream" / name).chmod(0o777)
-    assert native.available() is None
-    assert "anybody may write" in native.used()
-
-
-@needs_compiler
-def test_a_spoilt_library_is_made_anew(untried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = compiler.compiled()
-    library.write_bytes(b"junk")
-    assert native.available() is None
-    monkeypatch.setattr(native, "_tried", None)
-    assert native.available() is not None
-    assert native.used() == "compiled"
-
-
-@needs_compiler
-def test_without_a_home_torch_does_it(untried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", nowhere)
-    assert native.available() is None
-    assert "home directory" in native.used()
-
-
-@needs_compiler
-def test_it_is_compiled_once(untried: Path) -> None:
-    library = compiler.compiled()
-    made = library.stat().st_mtime_ns
-    assert compiler.compiled() == library
-    assert library.stat().st_mtime_ns == made
-    assert list(library.parent.iterdir()) == [library]
