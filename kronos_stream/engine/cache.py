@@ -16,7 +16,7 @@ from .kv import KV
 from .networks import Networks, Stack
 from .plans import Prefix
 
-MAX_CHUNK: Final = 208
+MAX_CHUNK: Final = 136
 """Bars prefilled at once, at most: one layer of it takes some milliseconds on two cores."""
 
 
