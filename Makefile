@@ -17,12 +17,12 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[calendars]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[calendars]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation,dev]'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps kronos-model-arch
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation,dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --no-deps kronos-model-arch
 	@touch $@
 
 run: install
@@ -65,15 +65,16 @@ format: $(VENV)/.installed-dev
 $(PEERS)/.installed: $(STAMP)
 	$(PYTHON) -m venv $(PEERS)
 	sed 's/^confluent-kafka==.*/confluent-kafka==2.12.2/' constraints.txt > $(PEERS)/constraints.txt
-	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --constraint $(PEERS)/constraints.txt --editable '.[peers]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(PEERS)/bin/python --constraint $(PEERS)/constraints.txt --editable '.[peers]'
 	@touch $@
 
 bench: $(VENV)/.installed-dev $(PEERS)/.installed
 	$(BIN)/python -m benchmarks $(CASE)
 
-# Both stages of the built-in model, some two hours on 2 cores: make builtin BARS=FOLDER
+# Both stages of the built-in model, some two hours on 2 cores: make builtin BARS=FOLDER. To try it:
+# MORE="--steps 20 --cache FOLDER --out FOLDER"
 builtin: install
-	$(BIN)/python deploy/builtin.py $(BARS)
+	$(BIN)/python deploy/builtin.py $(BARS) $(MORE)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

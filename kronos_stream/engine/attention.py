@@ -41,21 +41,35 @@ class Memory(Protocol):
         ...
 
 
+def trunks(kv: KV, lanes: Sequence[Lane], each: int = 1) -> list["Trunk"]:
+    """Of all layers, for `each` rows of each lane; more than one of one lane alone."""
+    places = None if kernels(kv.keys) else kv.places(lanes, each)
+    return [Trunk(kv, layer, lanes, each, places) for layer in range(len(kv.keys))]
+
+
 class Trunk(Memory):
     """Rows that continue their lanes: their keys and values go into the slot."""
 
-    def __init__(self, kv: KV, layer: int, lanes: Sequence[Lane], each: int = 1) -> None:
-        """`each` rows of each lane; more than one of one lane alone."""
+    def __init__(
+        self,
+        kv: KV,
+        layer: int,
+        lanes: Sequence[Lane],
+        each: int,
+        places: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        """`places` of these rows in the slots, where torch is to do it."""
         self._kv, self._layer, self._lanes, self._each = kv, layer, lanes, each
+        self._places = places
         slots = kv.keys[layer], kv.values[layer]
-        found = kernels(slots[0])
+        found = None if places else kernels(slots[0])
         self.native = native.Memory(found, slots, None, lanes, each) if found else None
 
     def append(self, keys: Tensor, values: Tensor, step: int = 0) -> None:
         if self.native:
             self.native.append(keys, values, step)
-        else:
-            self._kv.write(self._layer, self._lanes, self._each, keys, values)
+        elif self._places:
+            self._kv.write(self._layer, self._places, keys, values)
 
     def attend(self, q: Tensor, seen: int = 0) -> Tensor:
         if self.native:

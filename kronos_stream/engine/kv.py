@@ -32,12 +32,17 @@ class KV:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
 
+    def places(self, lanes: Sequence[Lane], each: int) -> tuple[Tensor, Tensor]:
+        """Slots and positions (R,) of `each` rows behind every lane."""
+        rows = [(slot, length + i) for slot, length in lanes for i in range(each)]
+        slots, positions = torch.tensor(rows, device=self.keys.device).unbind(1)
+        return slots, positions
+
     def write(
-        self, layer: int, lanes: Sequence[Lane], each: int, keys: Tensor, values: Tensor
+        self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
     ) -> None:
-        """Keys and values (R, K, D) of `each` rows of each lane, behind its positions."""
-        wanted = [(slot, start + i) for slot, start in lanes for i in range(each)]
-        slots, positions = torch.tensor(wanted, device=keys.device).unbind(1)
+        """Keys and values (R, K, D), each row to its slot and position."""
+        slots, positions = places
         self.keys[layer][slots, :, positions] = keys
         self.values[layer][slots, :, positions] = values
 

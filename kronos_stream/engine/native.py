@@ -35,12 +35,12 @@ class Kernels:
 
         functions.panel.restype = number
         self._panel = int(functions.panel())
-        self.multiply = function("product", *[array] * 3, number, array)
-        self.append = function("keep", *[array] * 4, *[number] * 3)
-        self.attend = function("look", array, number, *[array] * 2, *[number] * 2, array)
-        self.step = function("layer", *[array] * 4, *[number] * 2, *[array] * 2)
-        self._norm = function("norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
-        self._rotate = function("turn", *[array] * 3, *[number] * 4)
+        self.multiply = function("run_product", *[array] * 3, number, array)
+        self.append = function("run_append", *[array] * 4, *[number] * 3)
+        self.attend = function("run_attend", array, number, *[array] * 2, *[number] * 2, array)
+        self.step = function("run_layer", *[array] * 4, *[number] * 2, *[array] * 2)
+        self._norm = function("run_rms_norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
+        self._rotate = function("run_rotate", *[array] * 3, *[number] * 4)
 
     def product(self, weight: Tensor, bias: Tensor | None) -> "Product | None":
         """Of a weight (out, in) and bias (out,); None where their width does not fit."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attention import Trunk
+from .attention import trunks
 from .cache import PrefixCache
 from .kv import KV, Lane
 from .networks import Networks, Stack
@@ -50,8 +50,8 @@ def _chunk(
     yield from _chunk_through(nets.decoder, cache.decoder, lane, nets.codes(s1, s2), positions)
     x = nets.tokens(s1, s2) + times
     x = yield from _chunk_through(nets.model, cache.model, lane, x, positions)
-    keys, values = nets.fine.keys_values(nets.norm(x), positions)
-    Trunk(cache.fine, 0, [lane], len(x)).append(keys, values)
+    (fine,) = trunks(cache.fine, [lane], len(x))
+    fine.append(*nets.fine.keys_values(nets.norm(x), positions))
     yield
 
 
@@ -59,8 +59,8 @@ def _chunk_through(
     stack: Stack, kv: KV, lane: Lane, x: Tensor, positions: Tensor
 ) -> Generator[None, None, Tensor]:
     turns = stack.turns(positions)
-    for index, layer in enumerate(stack.layers):
-        x = layer(x, turns, Trunk(kv, index, [lane], len(x)))
+    for layer, slot in zip(stack.layers, trunks(kv, [lane], len(x)), strict=True):
+        x = layer(x, turns, slot)
         yield
     return x
 
@@ -73,12 +73,13 @@ def advance(
 
     def through(stack: Stack, kv: KV, x: Tensor) -> Tensor:
         turns = stack.turns(positions)
-        for index, layer in enumerate(stack.layers):
-            x = layer(x, turns, Trunk(kv, index, lanes))
+        for layer, slots in zip(stack.layers, trunks(kv, lanes), strict=True):
+            x = layer(x, turns, slots)
         return x
 
     s1, s2 = nets.ids(through(nets.encoder, cache.encoder, nets.latent_input(z)))
     recon = nets.restore(through(nets.decoder, cache.decoder, nets.codes(s1, s2)))
     hidden = nets.norm(through(nets.model, cache.model, nets.tokens(s1, s2) + times))
-    Trunk(cache.fine, 0, lanes).append(*nets.fine.keys_values(hidden, positions))
+    (fine,) = trunks(cache.fine, lanes)
+    fine.append(*nets.fine.keys_values(hidden, positions))
     return Last(hidden, recon)

@@ -16,8 +16,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def untried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A process that has not looked for a compiler, and an empty cache folder."""
+    """A process that has not looked for a compiler, which takes no trouble, and an empty cache
+    folder."""
     monkeypatch.setattr(native, "_tried", None)
+    monkeypatch.setattr(compiler, "FLAGS", ("-O0", *compiler.FLAGS[1:]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 

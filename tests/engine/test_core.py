@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from kronos_stream.engine.core import Engine
 from kronos_stream.errors import EngineError
+from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.features import scale_of
 from kronos_stream.wire.messages import ForecastSpec
 from tests.model.peer import SMALL, bars
@@ -159,19 +160,23 @@ def test_prepared_prefix_is_a_hit_of_one_bar() -> None:
     assert (first.cache, second.cache) == ("miss", "hit")
 
 
+@pytest.fixture(scope="module")
+def small_pair() -> tuple[Kronos, KronosTokenizer]:
+    torch.manual_seed(0)
+    return Kronos(**SMALL.model).eval(), KronosTokenizer(**SMALL.tokenizer).eval()
+
+
 @pytest.mark.usefixtures("steps")
 @pytest.mark.parametrize("count", [1, 2])
-def test_same_bits_whatever_the_batch_mates_at_the_small_shape(count: int) -> None:
-    torch.manual_seed(0)
-    from kronos_stream.model import Kronos, KronosTokenizer
-
-    pair = Kronos(**SMALL.model).eval(), KronosTokenizer(**SMALL.tokenizer).eval()
+def test_same_bits_whatever_the_batch_mates_at_the_small_shape(
+    small_pair: tuple[Kronos, KronosTokenizer], count: int
+) -> None:
     wanted = spec(lookback=70, horizon=3, paths=5)
     series = {s: bars(120, i) for i, s in enumerate(SYMBOLS)}
     asked = {s: request(s, series[s], 100, wanted) for s in SYMBOLS}
     with threads(count):
-        alone = Engine(*pair, wanted).forecast([asked["BBB"]], no_clock)[0]
-        together = Engine(*pair, wanted).forecast([asked[s] for s in SYMBOLS], no_clock)[1]
+        alone = Engine(*small_pair, wanted).forecast([asked["BBB"]], no_clock)[0]
+        together = Engine(*small_pair, wanted).forecast([asked[s] for s in SYMBOLS], no_clock)[1]
     assert alone.paths == together.paths
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kronos_stream.engine.attention import Branches, Memory, Trunk
+from kronos_stream.engine.attention import Branches, Memory, trunks
 from kronos_stream.engine.kv import KV, Lane
 from kronos_stream.engine.networks import Layer, Stack
 from kronos_stream.model.transformer import Block
@@ -49,7 +49,7 @@ class Case(NamedTuple):
             parts = []
             for start in range(0, length, chunk):
                 end = min(length, start + chunk)
-                memory = Trunk(self.kv, 0, [Lane(slot, start)], end - start)
+                (memory,) = trunks(self.kv, [Lane(slot, start)], end - start)
                 parts.append(self.run(x[start:end], list(range(start, end)), memory))
             out.append(torch.cat(parts))
         return out
@@ -99,8 +99,8 @@ def test_the_next_row_of_each_lane(case: Case) -> None:
     for step in range(STEPS):
         at = [length + step for length in LENGTHS]
         x = torch.stack([x[i] for x, i in zip(case.series, at, strict=True)])
-        ours = case.run(x, at, Trunk(case.kv, 0, [Lane(slot, i) for slot, i in enumerate(at)]))
-        close(ours, torch.stack([x[i] for x, i in zip(whole, at, strict=True)]))
+        (memory,) = trunks(case.kv, [Lane(slot, i) for slot, i in enumerate(at)])
+        close(case.run(x, at, memory), torch.stack([x[i] for x, i in zip(whole, at, strict=True)]))
 
 
 def paths(case: Case) -> tuple[Tensor, Tensor, list[int], list[Lane]]:

@@ -22,37 +22,37 @@ extern "C" {
 // The columns of a panel: weights (out, in) come as (out / panel, in, panel).
 int64_t panel() { return PANEL; }
 
-void product(const Weights* weights, const float* x, const float* other, int64_t rows, float* out) {
+void run_product(const Weights* weights, const float* x, const float* other, int64_t rows, float* out) {
 #pragma omp parallel
   multiply(*weights, x, other, rows, out);
 }
 
-void norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
+void run_rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
           float* out) {
 #pragma omp parallel if (rows * width > SERIAL)
   rms_norm(x, weight, eps, rows, width, out);
 }
 
-void turn(float* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
+void run_rotate(float* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
           int64_t width, int64_t stride) {
 #pragma omp parallel if (rows * heads * width > SERIAL)
   rotate(x, cosines, sines, rows, heads, width, stride);
 }
 
-void keep(const float* keys, const float* values, const Memory* memory, const Heads* heads,
+void run_append(const float* keys, const float* values, const Memory* memory, const Heads* heads,
           int64_t rows, int64_t stride, int64_t step) {
 #pragma omp parallel if (rows * heads->kv * heads->width > SERIAL)
   append(keys, values, *memory, *heads, rows, stride, step);
 }
 
-void look(const float* q, int64_t stride, const Memory* memory, const Heads* heads, int64_t rows,
+void run_attend(const float* q, int64_t stride, const Memory* memory, const Heads* heads, int64_t rows,
           int64_t seen, float* out) {
 #pragma omp parallel
   attend(q, stride, *memory, *heads, rows, seen, out);
 }
 
 // x (rows, width) through a layer, in place; `step` is where keys and values of its own begin.
-void layer(const Layer* l, const Memory* memory, const float* cosines, const float* sines,
+void run_layer(const Layer* l, const Memory* memory, const float* cosines, const float* sines,
            int64_t rows, int64_t step, float* x, float* scratch) {
   const Heads& h = l->heads;
   const int64_t width = l->qkv.depth, stride = l->qkv.width;
