@@ -38,7 +38,7 @@ class Kernels:
         self.multiply = function("run_product", *[array] * 3, number, array)
         self.append = function("run_append", *[array] * 4, *[number] * 3)
         self.attend = function("run_attend", array, number, *[array] * 2, *[number] * 2, array)
-        self.step = function("run_layer", *[array] * 4, *[number] * 2, *[array] * 2)
+        self.step = function("run_layer", *[array] * 4, *[number] * 2, array)
         self._norm = function("run_rms_norm", *[array] * 2, ctypes.c_float, *[number] * 2, array)
         self._rotate = function("run_rotate", *[array] * 3, *[number] * 4)
 
@@ -155,19 +155,15 @@ class Layer:
     ) -> None:
         self._step, self._kept = kernels.step, (norms, products)
         places = (norm.data_ptr() for norm in norms)
-        qkv, _, gate, _ = weights = [product.weights for product in products]
+        weights = (product.weights for product in products)
         self._layer = _Layer(*places, eps, *weights, _Heads(*heads))
-        self._scratch = qkv.depth + qkv.width + gate.width
 
     def __call__(self, x: Tensor, turns: tuple[Tensor, Tensor], memory: Memory, step: int) -> None:
         """x (R, d) in place, its keys and values appended, of its own from `step` on."""
-        rows = len(x)
         cosines, sines = turns
-        scratch = torch.empty(rows * self._scratch)
         self._step(
             *(ctypes.byref(self._layer), ctypes.byref(memory.places)),
-            *(cosines.data_ptr(), sines.data_ptr(), rows, step),
-            *(x.data_ptr(), scratch.data_ptr()),
+            *(cosines.data_ptr(), sines.data_ptr(), len(x), step, x.data_ptr()),
         )
 
 

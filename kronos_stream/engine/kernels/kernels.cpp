@@ -22,41 +22,45 @@ extern "C" {
 // The columns of a panel: weights (out, in) come as (out / panel, in, panel).
 int64_t panel() { return PANEL; }
 
-void run_product(const Weights* weights, const float* x, const float* other, int64_t rows, float* out) {
+void run_product(const Weights* weights, const float* x, const float* other, int64_t rows,
+                 float* out) {
 #pragma omp parallel
   multiply(*weights, x, other, rows, out);
 }
 
 void run_rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t width,
-          float* out) {
+                  float* out) {
 #pragma omp parallel if (rows * width > SERIAL)
   rms_norm(x, weight, eps, rows, width, out);
 }
 
 void run_rotate(float* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
-          int64_t width, int64_t stride) {
+                int64_t width, int64_t stride) {
 #pragma omp parallel if (rows * heads * width > SERIAL)
   rotate(x, cosines, sines, rows, heads, width, stride);
 }
 
 void run_append(const float* keys, const float* values, const Memory* memory, const Heads* heads,
-          int64_t rows, int64_t stride, int64_t step) {
+                int64_t rows, int64_t stride, int64_t step) {
 #pragma omp parallel if (rows * heads->kv * heads->width > SERIAL)
   append(keys, values, *memory, *heads, rows, stride, step);
 }
 
-void run_attend(const float* q, int64_t stride, const Memory* memory, const Heads* heads, int64_t rows,
-          int64_t seen, float* out) {
+void run_attend(const float* q, int64_t stride, const Memory* memory, const Heads* heads,
+                int64_t rows, int64_t seen, float* out) {
 #pragma omp parallel
   attend(q, stride, *memory, *heads, rows, seen, out);
 }
 
 // x (rows, width) through a layer, in place; `step` is where keys and values of its own begin.
 void run_layer(const Layer* l, const Memory* memory, const float* cosines, const float* sines,
-           int64_t rows, int64_t step, float* x, float* scratch) {
+               int64_t rows, int64_t step, float* x) {
   const Heads& h = l->heads;
   const int64_t width = l->qkv.depth, stride = l->qkv.width;
-  float *normed = scratch, *qkv = normed + rows * width, *wide = qkv + rows * stride;
+  // Kept from call to call: the system would have to clear its pages each time.
+  thread_local std::vector<float> scratch;
+  scratch.resize(std::max<size_t>(scratch.size(), rows * (width + stride + l->gate.width)));
+  float *normed = scratch.data(), *qkv = normed + rows * width, *wide = qkv + rows * stride;
 #pragma omp parallel
   {
     rms_norm(x, l->norm1, l->eps, rows, width, normed);
