@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("bars", type=Path, help="folder of parquet or csv bars")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER)
-    parser.add_argument("--steps", type=int, help="of each stage instead of the recipe's, to try it")
+    parser.add_argument("--steps", type=int, help="of each stage, to try it")
     a = parser.parse_args()
     fewer = ("--steps", str(a.steps), "--warmup", str(a.steps // 10)) if a.steps else ()
     a.cache.mkdir(parents=True, exist_ok=True)
