@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+UV_INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode
 STAMP := $(VENV)/.installed
 
 SEED ?= 1
@@ -17,12 +18,12 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[calendars]'
+	$(UV_INSTALL) --python $(BIN)/python --constraint constraints.txt --editable '.[calendars]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation,dev]'
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --no-deps kronos-model-arch
+	$(UV_INSTALL) --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation,dev]'
+	$(UV_INSTALL) --python $(BIN)/python --constraint constraints.txt --no-deps kronos-model-arch
 	@touch $@
 
 run: install
@@ -65,7 +66,7 @@ format: $(VENV)/.installed-dev
 $(PEERS)/.installed: $(STAMP)
 	$(PYTHON) -m venv $(PEERS)
 	sed 's/^confluent-kafka==.*/confluent-kafka==2.12.2/' constraints.txt > $(PEERS)/constraints.txt
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(PEERS)/bin/python --constraint $(PEERS)/constraints.txt --editable '.[peers]'
+	$(UV_INSTALL) --python $(PEERS)/bin/python --constraint $(PEERS)/constraints.txt --editable '.[peers]'
 	@touch $@
 
 bench: $(VENV)/.installed-dev $(PEERS)/.installed

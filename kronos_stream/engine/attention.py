@@ -62,14 +62,15 @@ class Trunk(Memory):
         self._kv, self._layer, self._lanes, self._each = kv, layer, lanes, each
         self._places = places
         slots = kv.keys[layer], kv.values[layer]
-        found = None if places else kernels(slots[0])
+        found = kernels(slots[0])
         self.native = native.Memory(found, slots, None, lanes, each) if found else None
 
     def append(self, keys: Tensor, values: Tensor, step: int = 0) -> None:
         if self.native:
             self.native.append(keys, values, step)
-        elif self._places:
-            self._kv.write(self._layer, self._places, keys, values)
+            return
+        assert self._places is not None
+        self._kv.write(self._layer, self._places, keys, values)
 
     def attend(self, q: Tensor, seen: int = 0) -> Tensor:
         if self.native:

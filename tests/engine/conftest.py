@@ -17,9 +17,11 @@ def computing(way: str) -> Iterator[None]:
     if way == "compiled" and shutil.which(compiler.COMPILER) is None:
         pytest.skip(f"no {compiler.COMPILER}")
     native.choose(way == "compiled")
-    assert (native.available() is not None) == (way == "compiled"), native.used()
-    yield
-    native.choose(True)
+    try:
+        assert (native.available() is not None) == (way == "compiled"), native.used()
+        yield
+    finally:
+        native.choose(True)
 
 
 @pytest.fixture(params=["compiled", "torch"])
