@@ -177,10 +177,11 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: str = "cpu"
     """A torch device: cpu, cuda, cuda:1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """What weights are multiplied in. bfloat16 pays on a GPU or a CPU that has AMX."""
     threads: NotNegative = 0
     """CPU threads of the engine process; 0: all cores. Fewer where other work shares them."""
     native: bool = True
-    """Compile the engine's float32 kernels with g++ where it is at hand; on a CPU only."""
+    """Compile the engine's kernels with g++ where it is at hand; on a CPU only."""
     max_context: Positive | None = None
     cache_mib: Positive = 2_048
     """Budget of the prefix cache; the least recently used symbol is evicted."""

@@ -3,6 +3,10 @@
 On a CPU the weights are laid out once, as our compiled kernels or else oneDNN want them, and
 residual and gate ride on the product. A row of the result never depends on the other rows: that is
 what makes a forecast the same whatever else is in its batch (tests/engine/test_linear.py holds it).
+
+In bfloat16 a GPU keeps rows in it throughout, a CPU only within products: between them rows are
+float32, for the same kernels as ever. A CPU that has no products in bfloat16 rounds the weights to
+it and multiplies in float32.
 """
 
 from typing import Any, Final, Protocol
@@ -12,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .native import kernels
+
+_mkldnn = torch.ops.mkldnn
 
 MIN_ROWS: Final = 8
 """oneDNN's products of fewer rows may take another kernel, with other bits: they are padded."""
@@ -29,13 +35,22 @@ class Product(Protocol):
         ...
 
 
+def between(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of rows between products in `dtype`."""
+    return torch.float32 if device.type == "cpu" else dtype
+
+
 def product(*parts: nn.Linear, dtype: torch.dtype, device: torch.device) -> Product:
     """Linear layers of one input as one: their outputs side by side."""
     weight = _joined([part.weight for part in parts], dtype, device)
     biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
     bias = _joined(biases, dtype, device) if biases else None
     found = kernels(weight)
-    return (found and found.product(weight, bias)) or _of_torch(weight, bias)
+    if compiled := found and found.product(weight, bias):
+        return compiled
+    plain = _of_torch(weight, bias)
+    rounds = weight.dtype != between(dtype, device)
+    return _Rounding(plain) if rounds else plain
 
 
 class Gate:
@@ -49,11 +64,13 @@ class Gate:
         self.compiled = found and found.gate(*both)
         if self.compiled is None:
             self._w1, self._w3 = (_of_torch(weight, None) for weight in both)
+        self._dtype = both[0].dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (R, in) → (R, out)."""
+        """x (R, in) → (R, out), in the products' dtype."""
         if self.compiled:
             return self.compiled(x)
+        x = x.to(self._dtype)
         return self._w3.times(x, self._w1.silu(x))
 
 
@@ -80,7 +97,7 @@ class _OneDnn:
     """By oneDNN, with what follows in the same pass."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight), bias
+        self._weight, self._bias = _mkldnn._reorder_linear_weight(weight), bias
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._one("none", x)
@@ -95,16 +112,27 @@ class _OneDnn:
         return self._two("add", x, other)
 
     def _one(self, what: str, x: Tensor) -> Tensor:
-        out: Any = torch.ops.mkldnn._linear_pointwise(
-            _padded(x), self._weight, self._bias, what, [], ""
-        )
+        out: Any = _mkldnn._linear_pointwise(_padded(x), self._weight, self._bias, what, [], "")
         return out[: len(x)]  # type: ignore[no-any-return]
 
     def _two(self, what: str, x: Tensor, other: Tensor) -> Tensor:
-        out: Any = torch.ops.mkldnn._linear_pointwise.binary(
+        out: Any = _mkldnn._linear_pointwise.binary(
             _padded(x), _padded(other), self._weight, self._bias, what
         )
         return out[: len(x)]  # type: ignore[no-any-return]
+
+
+class _Rounding:
+    """By another in bfloat16, of float32 to float32."""
+
+    def __init__(self, rounded: "_OneDnn | _Plain") -> None:
+        self._rounded = rounded
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._rounded(x.bfloat16()).float()
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._rounded(x.bfloat16()) + other
 
 
 def _of_torch(weight: Tensor, bias: Tensor | None) -> _OneDnn | _Plain:
@@ -112,20 +140,24 @@ def _of_torch(weight: Tensor, bias: Tensor | None) -> _OneDnn | _Plain:
 
 
 def _packs(weight: Tensor) -> bool:
-    """Whether oneDNN takes these weights (inductor's own operators, absent in some builds; bfloat16
-    wants a processor with AVX-512 or more)."""
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
-        return False
-    mkldnn = torch.ops.mkldnn
-    return (
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(mkldnn, "_linear_pointwise")
-        and (weight.dtype == torch.float32 or mkldnn._is_mkldnn_bf16_supported())
-    )
+    """Whether oneDNN takes these weights, by inductor's own operators, absent in some builds."""
+    return weight.device.type == "cpu" and _has_onednn() and hasattr(_mkldnn, "_linear_pointwise")
+
+
+def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products in it are worth their while: bfloat16 wants AVX-512 or more of a CPU."""
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return True
+    return _has_onednn() and bool(_mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _joined(parts: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.cat(parts).detach().to(device, dtype)
+    whole = torch.cat(parts).detach().to(device, dtype)
+    return whole if multiplies(dtype, device) else whole.float()
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -22,18 +22,18 @@ from ..model.transformer import Attention, Block, RMSNorm, rotary_table
 from ..wire.messages import ForecastSpec
 from . import native
 from .attention import Memory
-from .linear import Gate, product
+from .linear import Gate, between, product
 from .native import kernels
 
 
 class Norm:
     """x / rms(x) · weight, in float32."""
 
-    def __init__(self, norm: RMSNorm, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, norm: RMSNorm, device: torch.device) -> None:
         self.weight = norm.weight.detach().to(device, torch.float32)
         self.eps = norm.eps
         self._eps_there = torch.tensor(norm.eps, device=device)
-        self._kernels = kernels(self.weight.to(dtype))
+        self._kernels = kernels(self.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._kernels:
@@ -78,8 +78,8 @@ class Layer:
     def __init__(self, block: Block, dtype: torch.dtype, device: torch.device) -> None:
         a = block.self_attn
         self.heads, self.kv_heads, self.head_width = a.n_heads, a.n_kv_heads, a.head_width
-        self._norm1 = Norm(block.norm1, dtype, device)
-        self._norm2 = Norm(block.norm2, dtype, device)
+        self._norm1 = Norm(block.norm1, device)
+        self._norm2 = Norm(block.norm2, device)
 
         self._qkv = product(a.q_proj, a.k_proj, a.v_proj, dtype=dtype, device=device)
         self._out = product(a.out_proj, dtype=dtype, device=device)
@@ -120,7 +120,7 @@ class Stack:
         self, blocks: nn.ModuleList, length: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.layers = [Layer(cast(Block, block), dtype, device) for block in blocks]
-        self.dtype = dtype
+        self.dtype = between(dtype, device)
         self.kv_heads, self.head_width = 1, 2
         if self.layers:
             self.kv_heads, self.head_width = self.layers[0].kv_heads, self.layers[0].head_width
@@ -147,10 +147,11 @@ class FineHead:
         a: Attention = model.dep_layer.cross_attn
         self.head_width = a.head_width
         self._turns = turns
-        self._queries = a.q_proj(model.embedding.emb_s1.weight).detach().to(device, dtype)
+        queries: Tensor = a.q_proj(model.embedding.emb_s1.weight).detach()
+        self._queries = queries.to(device, between(dtype, device))
         self._keys_values = product(a.k_proj, a.v_proj, dtype=dtype, device=device)
         self._out = product(a.out_proj, dtype=dtype, device=device)
-        self._norm = Norm(model.dep_layer.norm, dtype, device)
+        self._norm = Norm(model.dep_layer.norm, device)
         self._logits = product(model.head.proj_s2, dtype=dtype, device=device)
 
     def queries(self, coarse: Tensor, positions: Tensor) -> Tensor:
@@ -190,14 +191,14 @@ class Networks:
         self._latents = product(tokenizer.quant_embed, dtype=torch.float32, device=device)
         self._ids_of_latents = tokenizer.ids_of_latents
         self.restore = product(tokenizer.head, dtype=torch.float32, device=device)
-        self.norm = Norm(model.norm, dtype, device)
+        self.norm = Norm(model.norm, device)
         self.coarse_logits = product(model.head.proj_s1, dtype=dtype, device=device)
         width = model.dep_layer.cross_attn.head_width
         rotated = spec.fine_head_rotary == "trained"
         self.fine = FineHead(
             model, Turns(width, length, device) if rotated else None, dtype, device
         )
-        self.tokens = _token_table(model, dtype, device)
+        self.tokens = _token_table(model, self.model.dtype, device)
         self.codes = _code_table(tokenizer, device)
         self._time = copy.deepcopy(model.time_emb).to(device)
 

@@ -1,19 +1,33 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import pytest
+import torch
 
-from kronos_stream.engine import compiler, native
+from kronos_stream.engine import compiler, linear, native
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(compiler.COMPILER) is None, reason=f"no {compiler.COMPILER}"
 )
 
 
+AVX512: Final = ("-O0", *compiler.FLAGS[1:], "-D__AVX512F__")
+"""Makes of the kernels what a processor with AVX-512 gets, in instructions that this one has; not
+optimised, which would take long."""
+
+
 @contextmanager
 def computing(way: str) -> Iterator[None]:
-    """On a CPU with "compiled" kernels or by "torch"."""
+    """On a CPU with "compiled" kernels, these in vectors of "avx512", or by "torch"."""
+    if way == "avx512":
+        with pytest.MonkeyPatch.context() as patch, computing("compiled"):
+            patch.setattr(compiler, "FLAGS", AVX512)
+            patch.setattr(native, "_tried", None)
+            assert native.available() is not None, native.used()
+            yield
+        return
     if way == "compiled" and shutil.which(compiler.COMPILER) is None:
         pytest.skip(f"no {compiler.COMPILER}")
     native.choose(way == "compiled")
@@ -24,8 +38,33 @@ def computing(way: str) -> Iterator[None]:
         native.choose(True)
 
 
+@contextmanager
+def multiplying_in_bfloat16() -> Iterator[None]:
+    """On a CPU whose products are in bfloat16 where asked for: by torch where oneDNN cannot,
+    slowly."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not linear.multiplies(torch.bfloat16, torch.device("cpu")):
+            patch.setattr(linear, "multiplies", lambda dtype, device: True)
+            patch.setattr(linear, "_packs", lambda weight: False)
+        yield
+
+
 @pytest.fixture(params=["compiled", "torch"])
 def steps(request: pytest.FixtureRequest) -> Iterator[None]:
     """The engine's kernels, both compiled and torch's."""
+    with computing(request.param):
+        yield
+
+
+@pytest.fixture(params=["compiled", "avx512", "torch"])
+def every_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same, and the compiled ones in vectors of either width."""
+    with computing(request.param):
+        yield
+
+
+@pytest.fixture(params=["compiled", "avx512"])
+def vectors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The compiled kernels, in vectors of either width."""
     with computing(request.param):
         yield

@@ -33,7 +33,7 @@ def test_without_a_compiler_torch_does_it(
     assert native.available() is None
     assert native.used().startswith("torch: ")
     x, norm = torch.randn(3, 16), RMSNorm(16)
-    torch.testing.assert_close(Norm(norm, torch.float32, CPU)(x), norm(x))
+    torch.testing.assert_close(Norm(norm, CPU)(x), norm(x))
 
 
 def test_a_folder_that_cannot_be_written_leaves_it_to_torch(

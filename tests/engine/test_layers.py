@@ -13,7 +13,7 @@ from kronos_stream.engine.networks import Layer, Stack
 from kronos_stream.model.transformer import Block
 from tests.threads import threads
 
-from .conftest import computing, needs_compiler
+from .conftest import computing
 
 CPU = torch.device("cpu")
 LENGTHS = (40, 37)
@@ -83,7 +83,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("steps")
+@pytest.mark.usefixtures("every_way")
 @pytest.mark.parametrize("chunk", [1, 8, 24, 1_000])
 @torch.inference_mode()
 def test_a_prefix_in_chunks(case: Case, chunk: int) -> None:
@@ -91,7 +91,7 @@ def test_a_prefix_in_chunks(case: Case, chunk: int) -> None:
         close(ours, case.plain(x[None, : len(ours)])[0])
 
 
-@pytest.mark.usefixtures("steps")
+@pytest.mark.usefixtures("every_way")
 @torch.inference_mode()
 def test_the_next_row_of_each_lane(case: Case) -> None:
     case.fill()
@@ -116,7 +116,7 @@ def paths(case: Case) -> tuple[Tensor, Tensor, list[int], list[Lane]]:
     return x, torch.stack(plain), begin, lanes
 
 
-@pytest.mark.usefixtures("steps")
+@pytest.mark.usefixtures("every_way")
 @torch.inference_mode()
 def test_paths_a_step_at_a_time(case: Case) -> None:
     case.fill()
@@ -127,7 +127,7 @@ def test_paths_a_step_at_a_time(case: Case) -> None:
         close(ours, plain[:, step])
 
 
-@pytest.mark.usefixtures("steps")
+@pytest.mark.usefixtures("every_way")
 @torch.inference_mode()
 def test_paths_in_one_run(case: Case) -> None:
     case.fill()
@@ -137,11 +137,11 @@ def test_paths_in_one_run(case: Case) -> None:
     close(case.run(x.flatten(0, 1), positions, memory), plain.flatten(0, 1))
 
 
-@needs_compiler
+@pytest.mark.parametrize("way", ["compiled", "avx512"])
 @pytest.mark.parametrize("run", [1, STEPS])
 @torch.inference_mode()
-def test_paths_ignore_their_neighbours_and_the_threads(run: int) -> None:
-    with computing("compiled"):
+def test_paths_ignore_their_neighbours_and_the_threads(run: int, way: str) -> None:
+    with computing(way):
         case = case_of(64, 4, 2)
         case.fill()
         x, _, begin, lanes = paths(case)
@@ -162,10 +162,10 @@ def test_paths_ignore_their_neighbours_and_the_threads(run: int) -> None:
                         assert torch.equal(through(beside, [lane]), whole[beside])
 
 
-@needs_compiler
+@pytest.mark.parametrize("way", ["compiled", "avx512"])
 @torch.inference_mode()
-def test_chunks_of_any_length_give_the_same_bits() -> None:
-    with computing("compiled"):
+def test_chunks_of_any_length_give_the_same_bits(way: str) -> None:
+    with computing(way):
         case = case_of(64, 4, 2)
         whole = case.fill()
         for chunk, count in ((1, 1), (8, 2), (11, 1), (1_000, 2)):

@@ -1,6 +1,7 @@
 """A row's bits must not depend on the rows beside it: products, norms and attention."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from kronos_stream.engine.attention import Part, merged, with_suffix
-from kronos_stream.engine.linear import Gate, Product, product
+from kronos_stream.engine.linear import Gate, Product, multiplies, product
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
-from .conftest import computing
+from .conftest import computing, multiplying_in_bfloat16
 
 SHAPES = [(512, 1536), (512, 512), (1024, 512), (512, 1024), (256, 768), (160, 480), (20, 256)]
 ROWS = [1, 2, 3, 7, 8, 10, 16, 20, 30, 60, 64, 240]
@@ -24,11 +25,17 @@ CPU = torch.device("cpu")
     params=[
         pytest.param(("compiled", torch.float32), id="compiled"),
         pytest.param(("torch", torch.float32), id="torch"),
-        pytest.param(("torch", torch.bfloat16), id="bfloat16"),
+        pytest.param(
+            ("compiled", torch.bfloat16),
+            id="bfloat16",
+            marks=pytest.mark.skipif(
+                not multiplies(torch.bfloat16, CPU), reason="this processor has no bfloat16"
+            ),
+        ),
     ]
 )
 def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
-    """float32 by our kernels and without them, and bfloat16, which these do not do."""
+    """float32 by our kernels and without them, and bfloat16, whose products are not ours."""
     way, dtype = request.param
     with computing(way):
         yield dtype
@@ -37,33 +44,70 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 def linear(
     wide: int, out: int, *, bias: bool, dtype: torch.dtype
 ) -> tuple[nn.Linear, nn.Linear, Product, Gate]:
-    """Two layers of torch, the first of them as our product, and both as our gate."""
+    """Two layers of torch in float32, the first of them as our product, and both as our gate."""
     torch.manual_seed(out)
-    first, second = (nn.Linear(wide, out, bias=bias).to(dtype) for _ in range(2))
+    first, second = (nn.Linear(wide, out, bias=bias) for _ in range(2))
     gate = Gate(first, second, dtype, CPU)
     return first, second, product(first, dtype=dtype, device=CPU), gate
 
 
+def check(
+    wide: int, out: int, x_dtype: torch.dtype, w_dtype: torch.dtype, atol: float, rtol: float
+) -> None:
+    """Products in float32 or bfloat16 against those of torch: x and the weights are first rounded
+    to these dtypes."""
+
+    def rounded(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        bias = None if layer.bias is None else layer.bias.to(w_dtype).float()
+        return F.linear(x.to(x_dtype).float(), layer.weight.to(w_dtype).float(), bias)
+
+    close = partial(torch.testing.assert_close, atol=atol, rtol=rtol)
+    for bias in (True, False):
+        first, second, ours, gate = linear(wide, out, bias=bias, dtype=w_dtype)
+        for rows in (1, 5, 40, 130):
+            x, other = torch.randn(rows, wide), torch.randn(rows, out)
+            kept = other.clone()
+            y = rounded(first, x)
+            close(ours(x), y)
+            close(ours.plus(x, other), y + other)
+            assert torch.equal(other, kept)
+            if not bias:
+                close(gate(x).float(), F.silu(y) * rounded(second, x))
+
+
+PRODUCTS = [(96, 160), (512, 64), (8, 32), (96, 20)]
+
+
 @pytest.mark.parametrize("packs", [True, False])
-@pytest.mark.parametrize(("wide", "out"), [(96, 160), (512, 64), (8, 32), (96, 20)])
+@pytest.mark.parametrize(("wide", "out"), PRODUCTS)
+@pytest.mark.usefixtures("every_way")
 @torch.inference_mode()
 def test_products_are_those_of_torch(
-    wide: int, out: int, dtype: torch.dtype, packs: bool, monkeypatch: pytest.MonkeyPatch
+    wide: int, out: int, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not packs:
         monkeypatch.setattr("kronos_stream.engine.linear._packs", lambda weight: False)
-    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.05}
-    for bias in (True, False):
-        first, second, ours, gate = linear(wide, out, bias=bias, dtype=dtype)
-        for rows in (1, 5, 40, 130):
-            x, other = torch.randn(rows, wide).to(dtype), torch.randn(rows, out).to(dtype)
-            kept = other.clone()
-            y = first(x)
-            torch.testing.assert_close(ours(x), y, **close)
-            torch.testing.assert_close(ours.plus(x, other), y + other, **close)
-            assert torch.equal(other, kept)
-            if not bias:
-                torch.testing.assert_close(gate(x), F.silu(y) * second(x), **close)
+    check(wide, out, torch.float32, torch.float32, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("wide", "out"), PRODUCTS)
+@torch.inference_mode()
+def test_products_in_bfloat16(wide: int, out: int) -> None:
+    """They come out rounded (by 2⁻⁷ at most below 4), and the two of a gate before they are
+    multiplied; residuals do not."""
+    with multiplying_in_bfloat16():
+        check(wide, out, torch.bfloat16, torch.bfloat16, atol=2**-7, rtol=3 * 2**-8)
+
+
+@pytest.mark.parametrize(("wide", "out"), PRODUCTS)
+@torch.inference_mode()
+def test_bfloat16_without_products_in_it_is_that_of_the_weights(
+    wide: int, out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN refuses to lay out bfloat16 weights without AVX-512, and torch's own products of them
+    are ten times slower than those of float32."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    check(wide, out, torch.float32, torch.bfloat16, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_side_by_side() -> None:
@@ -81,21 +125,6 @@ def test_a_gate_of_large_numbers_is_finite() -> None:
         torch.testing.assert_close(Gate(w1, w3, torch.float32, CPU)(x), F.silu(w1(x)) * w3(x))
 
 
-def test_bfloat16_is_not_packed_where_the_processor_lacks_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """oneDNN refuses to lay out bfloat16 weights without AVX-512."""
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-
-    def refuse(weight: torch.Tensor) -> torch.Tensor:
-        assert weight.dtype == torch.float32
-        return weight
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
-    for dtype in (torch.float32, torch.bfloat16):
-        linear(16, 20, bias=True, dtype=dtype)
-
-
 @pytest.mark.parametrize(
     ("wide", "out", "count"), [*((*shape, 1) for shape in SHAPES), (*SHAPES[0], 2)]
 )
@@ -104,7 +133,7 @@ def test_a_row_of_a_product_ignores_its_neighbours(
     dtype: torch.dtype, wide: int, out: int, count: int
 ) -> None:
     *_, ours, gate = linear(wide, out, bias=True, dtype=dtype)
-    x, other = torch.randn(480, wide).to(dtype), torch.randn(480, out).to(dtype)
+    x, other = torch.randn(480, wide), torch.randn(480, out)
     calls = [
         lambda rows: ours(x[rows]),
         lambda rows: ours.plus(x[rows], other[rows]),
@@ -131,7 +160,7 @@ def test_a_row_of_the_rest_ignores_its_neighbours(width: int) -> None:
     turns = torch.rand(rows, 1, width), torch.rand(rows, 1, width // 2)
     keys, values = torch.randn(2, rows, heads, 7, width)
     one, other = (Part(torch.randn_like(q), torch.randn(rows, heads)) for _ in range(2))
-    norm = Norm(RMSNorm(heads * width), torch.float32, CPU)
+    norm = Norm(RMSNorm(heads * width), CPU)
 
     def cut(part: Part, some: slice) -> Part:
         return Part(part.out[some], part.lse[some])

@@ -10,8 +10,6 @@ from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
-from .conftest import needs_compiler
-
 CPU = torch.device("cpu")
 
 
@@ -28,7 +26,7 @@ def attention(
     return q, kv, [Lane(2, length), Lane(0, length - 4)], own
 
 
-@needs_compiler
+@pytest.mark.usefixtures("vectors")
 @pytest.mark.parametrize("seen", [0, 1, 7])
 @pytest.mark.parametrize("paths", [1, 10, 16, 17, 30])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(2, 2, 8), (6, 2, 24), (4, 4, 64)])
@@ -43,7 +41,7 @@ def test_attention_is_that_of_torch(
     )
 
 
-@needs_compiler
+@pytest.mark.usefixtures("vectors")
 @pytest.mark.parametrize("length", [5, 6, 7, 64, 65])
 @torch.inference_mode()
 def test_prefixes_of_any_length(length: int) -> None:
@@ -54,7 +52,7 @@ def test_prefixes_of_any_length(length: int) -> None:
     )
 
 
-@needs_compiler
+@pytest.mark.usefixtures("vectors")
 @torch.inference_mode()
 def test_large_scores_stay_finite() -> None:
     q, kv, lanes, own = attention(2, 2, 8, 3)
@@ -79,7 +77,7 @@ def test_a_step_is_appended_in_its_place() -> None:
         assert torch.equal(part[:, :, 5:], old[:, :, 5:])
 
 
-@needs_compiler
+@pytest.mark.usefixtures("vectors")
 @pytest.mark.parametrize("count", [1, 2])
 @torch.inference_mode()
 def test_attention_of_a_lane_ignores_its_neighbours(count: int) -> None:
@@ -96,7 +94,7 @@ def test_attention_of_a_lane_ignores_its_neighbours(count: int) -> None:
         assert torch.equal(few, whole[:4])
 
 
-@needs_compiler
+@pytest.mark.usefixtures("vectors")
 @pytest.mark.parametrize("width", [8, 40, 512])
 @torch.inference_mode()
 def test_norm_and_rotation_are_those_of_torch(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +102,9 @@ def test_norm_and_rotation_are_those_of_torch(width: int, monkeypatch: pytest.Mo
     norm = RMSNorm(width)
     torch.nn.init.normal_(norm.weight)
     x = 3 * torch.randn(300, width)
-    torch.testing.assert_close(Norm(norm, torch.float32, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
     with threads(2):
-        torch.testing.assert_close(Norm(norm, torch.float32, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(Norm(norm, CPU)(x), norm(x), atol=1e-6, rtol=1e-5)
     q, half = torch.randn(9, 4, width), torch.rand(9, 1, width // 2)
     turns = torch.cat((half, half), dim=-1), torch.rand(9, 1, width // 2)
     compiled = rotate(q.clone()[:, :3], turns)
