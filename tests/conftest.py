@@ -18,6 +18,7 @@ __all__ = ["kafka_bootstrap", "redis_url", "shared", "topic_prefix"]
 # tests are tiny, and threads that wait for one another wait long where others use the cores, too;
 # what must hold for several threads asks for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 set_defaults()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
