@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kronos_stream.engine.linear import multiplies
 from kronos_stream.engine.messages import (
     Configure,
     EngineConfig,
@@ -214,7 +215,7 @@ def burst_mini() -> list[Row]:
 
 def burst_small_bf16() -> list[Row]:
     """In bfloat16, beside float32 in the same run, where the processor has it."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not multiplies(torch.bfloat16, torch.device("cpu")):
         return [Row("burst-small-bf16", None, "s", note="this processor has no bfloat16")]
     plain = _burst("burst-small", SMALL)
     half = _burst("burst-small-bf16", SMALL, dtype="bfloat16")

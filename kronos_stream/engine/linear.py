@@ -145,10 +145,12 @@ def _packs(weight: Tensor) -> bool:
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products in it are worth their while: bfloat16 wants AVX-512 or more of a CPU."""
+    """Whether the device has instructions for products in it. oneDNN calls bfloat16 supported where
+    it makes do with AVX-512's float32, too."""
     if device.type != "cpu" or dtype != torch.bfloat16:
         return True
-    return _has_onednn() and bool(_mkldnn._is_mkldnn_bf16_supported())
+    makes_do = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
+    return _has_onednn() and bool(_mkldnn._is_mkldnn_bf16_supported()) and not makes_do
 
 
 def _has_onednn() -> bool:

@@ -110,6 +110,25 @@ def test_bfloat16_without_products_in_it_is_that_of_the_weights(
     check(wide, out, torch.float32, torch.bfloat16, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("onednn", "avx512", "avx512_bf16", "expected"),
+    [
+        pytest.param(False, False, False, False, id="AVX2"),
+        pytest.param(True, True, False, False, id="AVX-512 alone"),
+        pytest.param(True, True, True, True, id="AVX-512 or AMX for it"),
+        pytest.param(True, False, False, True, id="ARM"),
+    ],
+)
+def test_bfloat16_is_for_processors_that_have_it(
+    onednn: bool, avx512: bool, avx512_bf16: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert multiplies(torch.bfloat16, CPU) is expected
+    assert multiplies(torch.float32, CPU)
+
+
 def test_layers_side_by_side() -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(24, out) for out in (32, 64, 32)]
