@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 
 SEED ?= 1
 
-.PHONY: help install run test test-unit test-integration chaos soak fuzz lint format bench builtin clean
+.PHONY: help install evaluation run test test-unit test-integration chaos soak fuzz lint format bench builtin clean
 
 help:
-	@echo "make install | run | test | test-unit | test-integration | chaos | soak | fuzz | lint | format | bench | builtin | clean"
+	@echo "make install | evaluation | run | test | test-unit | test-integration | chaos | soak | fuzz | lint | format | bench | builtin | clean"
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet uv
 	$(UV_INSTALL) --python $(BIN)/python --constraint constraints.txt --editable '.[calendars]'
 	@touch $@
+
+# What `kronos-stream evaluate` needs beside.
+evaluation: $(STAMP)
+	$(UV_INSTALL) --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation]'
 
 $(VENV)/.installed-dev: $(STAMP)
 	$(UV_INSTALL) --python $(BIN)/python --constraint constraints.txt --editable '.[calendars,evaluation,dev]'
@@ -33,9 +37,9 @@ test: test-unit test-integration
 
 .NOTPARALLEL:
 
-# Most tests compute on one thread: two at a time.
+# Most tests compute on one thread: two at a time, and whoever is done takes over.
 test-unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not integration" -n 2
+	$(BIN)/python -m pytest -m "not integration" -n 2 --dist worksteal
 
 # One at a time: they share servers, and both cores with them.
 test-integration: $(VENV)/.installed-dev

@@ -22,7 +22,7 @@ HEAD = """\
 Every setting is a key of a TOML file (`--config FILE`, or `KRONOS_CONFIG`), an environment variable
 and, for the common ones, a flag; `--set section.key=value` sets any of them. Later ones win: file,
 environment, flags. `kronos-stream config` prints the effective settings and where each came from,
-and what it prints can be used as the file. Passwords in addresses are masked there.
+and what it prints can be used as the file. Passwords are masked there, and stand in comments.
 
 In variables and flags a list is written `A,B`, a table `NAME=VALUE,NAME=VALUE`, and an empty string
 stands for "not set". A value that cannot be used is named by its path, with what was expected and

@@ -80,8 +80,6 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
         console = Console(settings, sys.stdout)
         broker = await stack.enter_async_context(_broker(settings, console if whole else None))
         await broker.ensure_topics()
-        console.start()
-        stack.callback(console.stop)
         backpressure = None
         if whole:
             backpressure = Backpressure(patience_s=None if broker.embedded else PATIENCE_S)
@@ -91,6 +89,8 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
                 settings, broker, stack, console, backpressure
             )
             history_bars = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
+        console.start()
+        stack.callback(console.stop)
         # The stages end before what they use does.
         tasks: dict[str, asyncio.Task[None]] = {}
         stack.push_async_callback(_stop, tasks)

@@ -25,6 +25,8 @@ T = TypeVar("T")
 WRONG = 2
 """Exit status of what the user can mend."""
 INTERRUPTED = 130
+MANY_LATE = 0.5
+"""Share of late ticks of a file that is worth a warning."""
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 for_option = click.option(
@@ -94,7 +96,7 @@ def run(loaded: Loaded, for_s: float | None, bars: int | None) -> int:
     market feeds them.
     """
     settings = resolved(loaded.settings)
-    _need_symbols(settings)
+    _need_symbols(settings, feeds=True)
     if settings.feed.kind == "kafka" and bars is not None:
         raise SettingsError("--bars: expected --feed simulated or replay:FILE with it")
     return _serve(settings, ("feed", "bars", "forecast"), for_s=for_s, bars=bars)
@@ -107,7 +109,7 @@ def run(loaded: Loaded, for_s: float | None, bars: int | None) -> int:
 def feed(loaded: Loaded, for_s: float | None, bars: int | None) -> int:
     """Write history and ticks to Kafka."""
     settings = _on_kafka(loaded)
-    _need_symbols(settings)
+    _need_symbols(settings, feeds=True)
     if settings.feed.kind == "kafka" and settings.feed.history is None:
         raise SettingsError(
             "feed.kind: expected --feed simulated, --feed replay:FILE or --history FILE"
@@ -126,16 +128,20 @@ def bars(loaded: Loaded, for_s: float | None, ticks: Path | None, out: Path | No
         if out is not None:
             raise SettingsError("--out: expected --ticks FILE with it")
         settings = _on_kafka(loaded, "or off-line --ticks FILE --out FILE")
-        _need_symbols(settings)
+        _need_symbols(settings, feeds=False)
         return _serve(settings, ("bars",), for_s=for_s, bars=None)
     from .bars.offline import aggregate_file
 
-    summary = aggregate_file(_existing("--ticks", ticks), _out(out), loaded.settings.bars)
+    listed = loaded.settings.symbols
+    symbols = None if listed in ("all", ()) else frozenset(listed)
+    summary = aggregate_file(_existing("--ticks", ticks), _out(out), loaded.settings.bars, symbols)
     counts = ", ".join(f"{n} {what}" for what, n in summary.counters.items() if n)
     click.echo(
         f"{summary.ticks} ticks to {summary.bars} bars" + (f" ({counts})" if counts else ""),
         err=True,
     )
+    if summary.counters.get("late", 0) > MANY_LATE * summary.ticks:
+        click.echo(f"kronos-stream: most ticks are late: is {ticks} in order of time?", err=True)
     return 0
 
 
@@ -150,7 +156,7 @@ def bars(loaded: Loaded, for_s: float | None, ticks: Path | None, out: Path | No
     paths=True,
 )
 @for_option
-@click.option("--bars", type=FILE, metavar="FILE", help="Off-line: parquet or csv.")
+@click.option("--bars", type=FILE, metavar="FILE", help="Off-line: parquet, csv or JSON lines.")
 @click.option("--symbol", metavar="S", help="Off-line: the symbol to forecast.")
 @click.option("--out", type=FILE, metavar="FILE", help="Off-line: .parquet, .csv or .jsonl.")
 def forecast(
@@ -162,7 +168,7 @@ def forecast(
             if value is not None:
                 raise SettingsError(f"{name}: expected --bars FILE with it")
         settings = _on_kafka(loaded, "or off-line --bars FILE --symbol S --out FILE")
-        _need_symbols(settings)
+        _need_symbols(settings, feeds=False)
         return _serve(settings, ("forecast",), for_s=for_s, bars=None)
     if symbol is None:
         raise SettingsError("--symbol: expected the symbol to forecast, with --bars FILE")
@@ -172,8 +178,9 @@ def forecast(
 
     set_defaults()
     from .forecasts.offline import forecast_file
+    from .summary import forecast_line
 
-    forecast_file(bars, symbol, loaded.settings, out)
+    click.echo(forecast_line(forecast_file(bars, symbol, loaded.settings, out)), err=True)
     return 0
 
 
@@ -216,7 +223,7 @@ def config(loaded: Loaded) -> int:
 @cli.command()
 @settings_of(flags.STAGE, flags.SERVICE[:1], feed=True)
 def check(loaded: Loaded) -> int:
-    """Test connections, topics and clocks."""
+    """Test connections, topics and clocks; status 1 where something is wrong."""
     settings = _on_kafka(loaded)
     _configure(settings)
     from .checks import findings
@@ -305,10 +312,10 @@ def _on_kafka(loaded: Loaded, otherwise: str = "") -> Settings:
     return resolved(loaded.settings)
 
 
-def _need_symbols(settings: Settings) -> None:
+def _need_symbols(settings: Settings, *, feeds: bool) -> None:
     if not settings.symbols:
         raise SettingsError("symbols: expected --symbols A,B or all, got none")
-    if settings.symbols == "all" and settings.feed.kind == "simulated":
+    if feeds and settings.symbols == "all" and settings.feed.kind == "simulated":
         raise SettingsError("symbols: the simulated feed needs names, --symbols A,B; got all")
 
 

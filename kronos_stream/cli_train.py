@@ -1,6 +1,7 @@
 """`kronos-stream train`: parses, builds the settings of a run, and says how it ended."""
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -232,6 +233,7 @@ def _model_job(
     common: dict[str, Any],
     ranks: "Ranks",
 ) -> "Job":
+    from .model.catalog import part_of
     from .model.checkpoints import revision_of
     from .model.kronos import Kronos
     from .model.tokenizer import KronosTokenizer
@@ -239,7 +241,7 @@ def _model_job(
     from .training.losses import ModelLoss
     from .training.run import Job
 
-    encoder = KronosTokenizer.from_pretrained(shapes.part_of(tokenizer, "tokenizer"))
+    encoder = KronosTokenizer.from_pretrained(part_of(tokenizer, "tokenizer"))
     bits = {"s1_bits": encoder.s1_bits, "s2_bits": encoder.s2_bits}
     window = flags["window"]
     config = shapes.model_config(
@@ -282,7 +284,8 @@ def _begun(
     """A fresh module, or that of --from, and what it began with."""
     import torch
 
-    from .training.shapes import DROPOUTS, begun_from, part_of
+    from .model.catalog import part_of
+    from .training.shapes import DROPOUTS, begun_from
 
     if flags["from_"] is None:
         torch.manual_seed(flags["seed"])
@@ -329,5 +332,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _check_paths(bars: tuple[Path, ...], out: Path) -> None:
     """What can be said before torch is imported."""
     check_bars(bars)
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out: expected an existing folder, {out.absolute().parent} is none")
+    whole = out.absolute()
+    there = next(path for path in (whole, *whole.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--out: expected a folder that can be made, {there} is in the way")

@@ -86,7 +86,7 @@ class Console:
             self._live.start(refresh=True)
 
     def stop(self) -> None:
-        """Leave the last table on the screen, or say what was done."""
+        """Leave the last table on the screen, and say what was done."""
         if self._live is not None:
             live, self._live = self._live, None
             try:
@@ -94,13 +94,12 @@ class Console:
                 live.stop()
             except BrokenPipeError:
                 self._leave()
-        elif not self._terminal:
-            rows = self._rows.values()
-            self._say(
-                f"stopped after {sum(r.bars for r in rows)} bars, "
-                f"{sum(r.forecasts for r in rows)} forecasts, "
-                f"{sum(r.late for r in rows)} late ticks, {sum(r.skipped for r in rows)} skipped"
-            )
+        rows = self._rows.values()
+        self._say(
+            f"stopped after {sum(r.bars for r in rows)} bars, "
+            f"{sum(r.forecasts for r in rows)} forecasts, "
+            f"{sum(r.late for r in rows)} late ticks, {sum(r.skipped for r in rows)} skipped"
+        )
 
     def on_bar(self, bar: Bar) -> None:
         """A bar was closed."""

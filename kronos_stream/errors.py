@@ -4,6 +4,17 @@ The command line prints such an error as one line and exits with status 2; anyth
 and shows its traceback.
 """
 
+from collections.abc import Iterable
+from itertools import islice
+
+
+def some_of(names: Iterable[str], most: int = 5) -> str:
+    """The first of some names, for a message: A, B and others; none."""
+    first = list(islice(names, most + 1))
+    if not first:
+        return "none"
+    return ", ".join(first[:most]) + (" and others" if len(first) > most else "")
+
 
 class KronosStreamError(Exception):
     """Something that the user can mend; the message names the value and what was expected."""

@@ -42,7 +42,12 @@ SYMBOLS: Final = (Flag("--symbols", ("symbols",), "A,B|all", "Symbols to work on
 STAGE: Final = (
     *SYMBOLS,
     *BROKER,
-    Flag("--partitions", ("kafka.partitions",), "N", "Of the ticks topic, if it is created."),
+    Flag(
+        "--partitions",
+        ("kafka.partitions",),
+        "N",
+        "Of the ticks topic, if it is created on a real Kafka.",
+    ),
     Flag("--partitioner", ("kafka.partitioner",), "RULE", "murmur2, crc32 or any."),
     Flag("--group", ("kafka.group",), "NAME", "First part of the consumer groups' names."),
     Flag("--instance-id", ("kafka.instance_id",), "ID", "Static membership: one id a process."),
@@ -52,7 +57,12 @@ STAGE: Final = (
     *LOGS,
 )
 FEED: Final = (
-    Flag("--history", ("feed.history",), "FILE", "Bars (parquet or csv) for cold symbols."),
+    Flag(
+        "--history",
+        ("feed.history",),
+        "FILE",
+        "Bars (parquet, csv or JSON lines) for cold symbols.",
+    ),
     Flag("--speed", ("feed.speed",), "N|max", "Virtual seconds per second of the clock."),
     Flag("--ticks-per-minute", ("feed.ticks_per_minute",), "N", "Of a simulated symbol, mean."),
 )

@@ -34,11 +34,11 @@ def _line(
 ) -> str:
     if value is None:
         return f"# {name} ="
-    if path in ADDRESSES:
-        value = masked(value)
-    if name in SECRETS:
-        value = "***"
-    line = f"{name} = {toml_value(value)}"
+    hidden = "***" if name in SECRETS else masked(value) if path in ADDRESSES else value
+    if hidden != value:
+        # As a comment: read as a file, it must not set a password of three stars.
+        name = f"# {name}"
+    line = f"{name} = {toml_value(hidden)}"
     if path in origins:
         return f"{line}  # {origins[path]}"
     return f"{line}  # follows from other settings" if follows else line

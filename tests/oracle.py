@@ -72,8 +72,8 @@ def truth(
     exists: Callable[[str, int], bool] = lambda symbol, open_time: True,
     to_the_end: bool = False,
 ) -> Truth:
-    """What `log` becomes. `exists` tells a symbol's intervals; `to_the_end`: the bars that are
-    still open count too, as off-line with edges kept."""
+    """What `log` becomes. `exists` tells a symbol's intervals; `to_the_end`: the log ends, so
+    whole bars wait for no late tick, and with edges kept the open ones count, too."""
     step = INTERVAL_MS[interval]
     rejected = [
         e.offset
@@ -114,7 +114,7 @@ def truth(
         for symbol, buckets in groups.items():
             upto = end - grace_ms - (end - grace_ms) % step
             if to_the_end:
-                upto = max(upto, max(buckets) + step)
+                upto = max(upto, max(buckets) + step if edges == "keep" else end - end % step)
             bars += _bars_of(
                 symbol,
                 buckets,

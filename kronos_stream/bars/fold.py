@@ -15,7 +15,7 @@ from ..errors import RejectedError
 from ..settings import BarsSettings
 from ..wire.codecs import Headers
 from ..wire.foreign import TickDecoder, Trade
-from ..wire.intervals import DAY_MS, INTERVAL_MS
+from ..wire.intervals import DAY_MS, INTERVAL_MS, end_mark
 from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import ALWAYS, Calendar, calendar_of
@@ -246,18 +246,15 @@ class PartitionFold:
             return []
         return self._advance(time)
 
-    def flush(self) -> list[Output]:
-        """Off-line, with edges kept: what is still open. Bars that the watermark has passed only
-        waited for late ticks; the others are cut off."""
-        outputs: list[Output] = []
-        end = max((o for s in self._symbols.values() for o in s.open), default=self.next_open - 1)
-        for open_time in range(self.next_open, end + 1, self._interval_ms):
-            self.next_open = open_time + self._interval_ms
-            self._close(
-                open_time,
-                outputs,
-                cut_off=self.watermark is None or self.next_open > self.watermark,
-            )
+    def end(self) -> list[Output]:
+        """Where a file ends, off-line as in a replay: whole bars wait no longer for late ticks.
+        With edges kept, the bars that the end cuts off, too."""
+        if self.watermark is None:
+            return []
+        outputs = self._advance(end_mark(self.watermark, self._interval_ms, self._bars.grace_ms))
+        if self._bars.edges == "keep":
+            for open_time in sorted({o for s in self._symbols.values() for o in s.open}):
+                self._close(open_time, outputs, cut_off=True)
         return outputs
 
     def _advance(self, time: int) -> list[Output]:

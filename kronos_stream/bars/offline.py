@@ -22,13 +22,15 @@ class Summary(Struct, frozen=True):
     counters: dict[str, int]
 
 
-def fold_file(ticks: Path, settings: BarsSettings) -> tuple[list[Bar], Summary]:
-    """The bars of a ticks file, in the order of their closes.
+def fold_file(
+    ticks: Path, settings: BarsSettings, symbols: frozenset[str] | None = None
+) -> tuple[list[Bar], Summary]:
+    """The bars of a ticks file, of all its symbols or some, in the order of their closes.
 
     With `edges = keep` the bars that the file's beginning and end cut off are among them
     (complete=false). A tick that cannot be used raises InputError with its row.
     """
-    fold = PartitionFold(config=BarsConfig.of(settings))
+    fold = PartitionFold(config=BarsConfig.of(settings), symbols=symbols)
     decoder = TickDecoder(digits=settings.scale_digits, symbol_digits=settings.symbol_scales)
     bars: list[Bar] = []
     row = 0
@@ -42,16 +44,17 @@ def fold_file(ticks: Path, settings: BarsSettings) -> tuple[list[Bar], Summary]:
             outputs = fold.tick(row, trade)
             if outputs:
                 _collect(outputs, bars)
-    if settings.edges == "keep":
-        _collect(fold.flush(), bars)
+    _collect(fold.end(), bars)
     counters: Counter[str] = fold.counters
     return bars, Summary(ticks=row, bars=len(bars), counters=dict(counters))
 
 
-def aggregate_file(ticks: Path, out: Path, settings: BarsSettings) -> Summary:
+def aggregate_file(
+    ticks: Path, out: Path, settings: BarsSettings, symbols: frozenset[str] | None = None
+) -> Summary:
     """Writes the bars of a ticks file as a table, by the ending of `out`."""
     check_ending(out)
-    bars, summary = fold_file(ticks, settings)
+    bars, summary = fold_file(ticks, settings, symbols)
     write_bars(out, bars)
     return summary
 

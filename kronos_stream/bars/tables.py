@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, some_of
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
 from .calendar import Calendar
@@ -123,9 +123,8 @@ def _parts(path: Path, symbol: str | None) -> Iterator[tuple[str, Any]]:
         frame = frame.rename(columns={"timestamp": "open_time"})
     missing = [c for c in ("open_time", *PRICES, "volume") if c not in frame]
     if missing:
-        raise InputError(
-            f"{path}: missing columns {', '.join(missing)}; found {', '.join(map(str, frame))}"
-        )
+        named = ", ".join(missing).replace("open_time", "open_time (or timestamp)")
+        raise InputError(f"{path}: missing columns {named}; found {', '.join(map(str, frame))}")
     if "symbol" not in frame:
         frame["symbol"] = path.name.split(".")[0]
     empty = np.flatnonzero(frame["symbol"].isna())
@@ -133,10 +132,12 @@ def _parts(path: Path, symbol: str | None) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")
     frame["symbol"] = frame["symbol"].astype(str)
     if symbol is not None:
+        there = frame["symbol"].unique()
         frame = frame[frame["symbol"] == symbol]
     if not len(frame):
         wanted = "any bar" if symbol is None else f"bars of {symbol}"
-        raise InputError(f"{path}: expected {wanted}, found none")
+        found = "none" if symbol is None else some_of(there)
+        raise InputError(f"{path}: expected {wanted}, found {found}")
     for name, part in frame.groupby("symbol", sort=True):
         yield str(name), part
 

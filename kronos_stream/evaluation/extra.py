@@ -14,5 +14,5 @@ def require_extra() -> None:
     if missing:
         raise SettingsError(
             "evaluate needs the packages of the extra `evaluation`, not found: "
-            f"{', '.join(missing)} (pip install 'kronos-stream[evaluation]')"
+            f"{', '.join(missing)} (`make evaluation`, or the extra at your own installation)"
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..bars.calendar import Calendar
 from ..bars.tables import ENDINGS, placed, read_columns
 from ..context.window import Window
-from ..errors import InputError
+from ..errors import InputError, some_of
 from ..wire.messages import CLOSE
 
 
@@ -56,9 +56,11 @@ def read_series(
     symbol is in no file or in two of them.
     """
     found: dict[str, Series] = {}
+    others: set[str] = set()
     for file in _files(paths, symbols):
         for symbol, columns in read_columns(file, interval).items():
             if symbols and symbol not in symbols:
+                others.add(symbol)
                 continue
             if symbol in found:
                 raise InputError(f"{file}: {symbol}: expected its bars in one file, found two")
@@ -67,7 +69,10 @@ def read_series(
     missing = [symbol for symbol in symbols if symbol not in found]
     if missing:
         where = ", ".join(map(str, paths))
-        raise InputError(f"symbol: expected bars of {', '.join(missing)} in {where}, found none")
+        raise InputError(
+            f"symbol: expected bars of {', '.join(missing)} in {where}, "
+            f"found {some_of(sorted({*found, *others}))}"
+        )
     empty = [series.symbol for series in found.values() if not len(series.places)]
     if empty:
         raise InputError(f"bars.calendar: no bar of {', '.join(empty)} lies in its sessions")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, some_of
 from ..wire.messages import Tick
 from ..wire.tick_files import read_ticks
 from .simulated import Arrival
@@ -19,7 +19,8 @@ class ReplayFeed:
         first = next(self.arrivals(), None)
         if first is None:
             wanted = "any tick" if symbols is None else f"ticks of {', '.join(sorted(symbols))}"
-            raise InputError(f"{path}: expected {wanted}, found none")
+            there = dict.fromkeys(s for batch in read_ticks(path) for s in batch.symbol)
+            raise InputError(f"{path}: expected {wanted}, found {some_of(there)}")
         self.first_ms = first.at
 
     def arrivals(self) -> Iterator[Arrival]:

@@ -20,7 +20,7 @@ from ..kafka import Broker, Publisher
 from ..settings import Settings
 from ..wire.codecs import decode, encode
 from ..wire.foreign import TickDecoder
-from ..wire.intervals import INTERVAL_MS
+from ..wire.intervals import INTERVAL_MS, end_mark
 from ..wire.messages import Bar, Marker
 from ..wire.partitioning import partition_of
 from .history import Reader, as_history, history_files
@@ -142,8 +142,9 @@ class FeedService:
             )
         await self._history_of(self._symbols, before=replay.first_ms, simulated=None)
         last = await self._play(replay.first_ms, replay.arrivals())
-        close = last - last % self._interval_ms + self._interval_ms
-        await self._mark(close + self._settings.bars.grace_ms)
+        end = end_mark(last, self._interval_ms, self._settings.bars.grace_ms)
+        # The bar that the file's end cuts off: as off-line.
+        await self._mark(end + self._interval_ms * (self._settings.bars.edges == "keep"))
 
     def _decoder(self) -> TickDecoder:
         bars = self._settings.bars

@@ -63,7 +63,8 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
     if due.missing > settings.context.max_missing_bars:
         raise InputError(
             f"{bars}: {symbol}: too_many_missing_bars: {due.missing} intervals of the context "
-            f"have no bar, context.max_missing_bars is {settings.context.max_missing_bars}"
+            f"have no bar, context.max_missing_bars is {settings.context.max_missing_bars}; "
+            f"--set context.max_missing_bars={due.missing} takes them"
         )
     (reply,) = engine.forecast([due.request], wall_ms)
     if reply.refused is not None:

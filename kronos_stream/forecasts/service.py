@@ -26,6 +26,7 @@ from ..errors import BrokerError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
+from ..summary import utc
 from ..wire.codecs import decode
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
@@ -343,7 +344,8 @@ class ForecastService:
         for item in batch:
             newest = self._newest[item.bar.symbol]
             if item.bar.open_time < newest:
-                await self._outbox.skip(item.due, item.bar, "stale", f"bar {newest} has closed")
+                detail = f"the bar of {utc(newest)} has closed"
+                await self._outbox.skip(item.due, item.bar, "stale", detail)
                 self._finish(item)
             else:
                 fresh.append(item)

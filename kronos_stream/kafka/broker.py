@@ -15,10 +15,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from ..errors import BrokerError
 from ..settings import KafkaSettings
+from ..wire.intervals import INTERVAL_MS
 from ..wire.topics import Commit, Record, Topics, TopicSpec
 from .clients import (
     READY_TIMEOUT_S,
@@ -74,8 +75,9 @@ class Broker:
                 await self._query.start()
         except (KafkaError, OSError, ValueError) as error:
             await self.close()
+            got = "no answer" if isinstance(error, KafkaConnectionError) else repr(error)
             raise BrokerError(
-                f"kafka.bootstrap: expected a broker at {self.bootstrap}, got {error!r}"
+                f"kafka.bootstrap: expected a broker at {self.bootstrap}, got {got}"
             ) from error
 
     async def close(self) -> None:
@@ -91,9 +93,9 @@ class Broker:
 
         Raises BrokerError naming the topic where it is missing and creation is refused.
         """
-        if self.embedded:
+        if not await self.has_controller():
             for topic in self.topics.all:
-                await self.partitions(topic)
+                self._partitions[topic] = await self._asked_for(topic)
             return
         sizes = await self._sizes()
         missing = [s for s in self.topics.specs() if s.name not in sizes]
@@ -122,9 +124,9 @@ class Broker:
             await asyncio.sleep(RETRY_S)
 
     async def check_topics(self) -> list[str]:
-        """What differs from how the topics should be, one line a finding. The embedded broker makes
+        """What differs from how the topics should be, one line a finding. An embedded broker makes
         its topics by itself and all alike: nothing to find."""
-        if self.embedded:
+        if not await self.has_controller():
             return []
         sizes = await self._sizes()
         ticks = sizes.get(self.topics.ticks)
@@ -159,19 +161,36 @@ class Broker:
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has; waits until all have a leader (creation takes a
         moment). Raises BrokerError where there is no such topic."""
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while topic not in self._partitions:
-            sizes = await self._sizes([topic] if self.embedded else None)
-            if topic in sizes:
-                self._partitions[topic] = sizes[topic]
-            elif time.monotonic() > deadline or not self.embedded:
+        if topic not in self._partitions:
+            if self.embedded:
+                self._partitions[topic] = await self._asked_for(topic)
+                return self._partitions[topic]
+            sizes = await self._sizes()
+            if topic not in sizes:
                 raise BrokerError(
-                    f"topic {topic} does not exist on {self.bootstrap}: create it with "
-                    "`kronos-stream topics --create` or let the feed do so"
+                    f"topic {topic} does not exist on {self.bootstrap}" + _hint(topic, sizes)
                 )
-            else:
-                await asyncio.sleep(RETRY_S)
+            self._partitions[topic] = sizes[topic]
         return self._partitions[topic]
+
+    async def has_controller(self) -> bool:
+        """Whether the broker makes topics as it is told to. An embedded one, of this process or of
+        another, has no controller: it makes a topic when it is asked for it by name."""
+        if self.embedded:
+            return False
+        client = self._connected()._client
+        if client.cluster.controller is None:
+            await client.force_metadata_update()
+        return client.cluster.controller is not None
+
+    async def _asked_for(self, topic: str) -> int:
+        """Partitions of a topic of an embedded broker."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while topic not in (sizes := await self._sizes([topic])):
+            if time.monotonic() > deadline:
+                raise BrokerError(f"the embedded broker has not made topic {topic}")
+            await asyncio.sleep(RETRY_S)
+        return sizes[topic]
 
     async def begin_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """The first offset that the broker still has, by partition."""
@@ -351,3 +370,15 @@ class Broker:
         if self._query is None:
             raise BrokerError("the broker was not started")
         return self._query
+
+
+def _hint(topic: str, there: Iterable[str]) -> str:
+    """What may be meant by a topic that is not there."""
+
+    def kind(name: str) -> list[str]:
+        return [part for part in name.split(".") if part not in INTERVAL_MS]
+
+    alike = sorted(name for name in there if kind(name) == kind(topic))
+    if alike:
+        return f", but {', '.join(alike)}: is --interval right?"
+    return ": create it with `kronos-stream topics --create` or let the feed do so"

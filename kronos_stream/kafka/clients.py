@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 
 from ..errors import BrokerError
 from ..wire.topics import Record
@@ -39,6 +39,8 @@ async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
     while True:
         try:
             return await call()
+        except IncompatibleBrokerVersion as error:
+            raise BrokerError(f"{what}: this broker cannot (embedded ones cannot)") from error
         except KafkaError as error:
             if not error.retriable or time.monotonic() > deadline:
                 raise BrokerError(f"{what}: {error!r}") from error

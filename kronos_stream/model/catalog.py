@@ -1,7 +1,7 @@
 """Which model a name means: the built-in one, a folder, or a hub id with its tokenizer."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ..errors import ModelError
 from .checkpoints import CONFIG
@@ -40,7 +40,16 @@ def load_pair(
     return pair
 
 
+def part_of(name: str, part: Literal["model", "tokenizer"]) -> str | Path:
+    """The checkpoint that `name` means: one part of `builtin` or of a folder that holds both, or
+    what it says (a checkpoint's folder, a hub id)."""
+    folder = (BUILTIN_FOLDER if name == BUILTIN else Path(name)) / part
+    return folder if (folder / CONFIG).is_file() else name
+
+
 def _parts(model: str, tokenizer: str | None) -> tuple[str | Path, str | Path]:
+    if tokenizer is not None:
+        tokenizer = str(part_of(tokenizer, "tokenizer"))
     folder = BUILTIN_FOLDER if model == BUILTIN else Path(model)
     if (folder / "model" / CONFIG).is_file():
         return folder / "model", tokenizer or folder / "tokenizer"

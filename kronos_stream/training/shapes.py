@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from ..model.catalog import BUILTIN, BUILTIN_FOLDER
-from ..model.checkpoints import CONFIG, Checkpointed, revision_of
+from ..model.checkpoints import Checkpointed, revision_of
 
 T = TypeVar("T", bound=Checkpointed)
 
@@ -61,13 +60,6 @@ def tokenizer_config(
         "zeta": 0.05,
         "group_size": max(n for n in range(1, _LARGEST_GROUP + 1) if bits % n == 0),
     }
-
-
-def part_of(name: str, part: Literal["model", "tokenizer"]) -> str | Path:
-    """The checkpoint that `name` means: one part of `builtin` or of a folder that holds both, or
-    what it says (a checkpoint's folder, a hub id)."""
-    folder = (BUILTIN_FOLDER if name == BUILTIN else Path(name)) / part
-    return folder if (folder / CONFIG).is_file() else name
 
 
 def begun_from(cls: type[T], name: str | Path, changes: Mapping[str, Any]) -> tuple[T, str]:

@@ -93,7 +93,7 @@ class TickDecoder:
 
     def decode(self, value: bytes | None, headers: Headers = ()) -> Trade | int:
         """The trade of a record, or the time of a marker (ms). RejectedError says what is wrong."""
-        if value is None:
+        if not value:
             raise RejectedError("empty", "expected a JSON object, got no payload")
         if len(value) > MAX_BYTES:
             raise RejectedError(

@@ -11,3 +11,9 @@ DAY_MS: Final = 86_400_000
 def open_time_of(time_ms: int, interval_ms: int) -> int:
     """The open time of the right-open interval that holds `time_ms` (UTC milliseconds)."""
     return time_ms - time_ms % interval_ms
+
+
+def end_mark(time: int, interval_ms: int, grace_ms: int) -> int:
+    """The marker after which no bar waits for late ticks that is whole at `time`; one that `time`
+    cuts off stays open."""
+    return open_time_of(time, interval_ms) + grace_ms

@@ -60,7 +60,7 @@ def _csv(path: Path) -> Iterator[TickBatch]:
     times = [name for name in ("time", "ts_ms") if name in names]
     missing = [name for name in ("symbol", "price", "qty") if name not in names]
     if missing or not times:
-        needed = [*missing, *([] if times else ["time"])]
+        needed = [*missing, *([] if times else ["time (or ts_ms)"])]
         raise InputError(f"{path}: missing columns {', '.join(needed)}; found {', '.join(names)}")
     types = {
         "symbol": pa.string(),

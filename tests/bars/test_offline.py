@@ -56,7 +56,7 @@ def test_a_file_gives_what_the_oracle_says(
     ticks = _ticks(quiet=(3, 4, 8), seed=seed)
     settings = BarsSettings(gaps=gaps, edges=edges)  # type: ignore[arg-type]
     bars, summary = fold_file(_write(tmp_path / "ticks.csv", ticks), settings)
-    expected = truth(_log(ticks), gaps=gaps, edges=edges, to_the_end=edges == "keep")
+    expected = truth(_log(ticks), gaps=gaps, edges=edges, to_the_end=True)
     assert bars == expected.bars
     assert summary.ticks == len(ticks)
     assert summary.bars == len(bars) > 12

@@ -137,7 +137,7 @@ def test_rows_are_put_in_the_order_of_time_with_all_their_columns(
 def test_one_symbol_of_a_file_is_read_alone(table: Callable[..., Path]) -> None:
     path = table("many.csv", symbol=["AAA", "BBB"], open=[float("nan"), 101.0])
     assert list(read_bars(path, "5m", symbol="BBB")) == ["BBB"]
-    with pytest.raises(InputError, match=r"many\.csv: expected bars of CCC, found none"):
+    with pytest.raises(InputError, match=r"many\.csv: expected bars of CCC, found AAA, BBB"):
         read_bars(path, "5m", symbol="CCC")
 
 

@@ -216,7 +216,7 @@ def test_a_missing_extra_is_told(
     monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "arch" else object())
     assert main(["evaluate", "--bars", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "extra `evaluation`, not found: arch (pip install 'kronos-stream[evaluation]')" in line
+    assert "extra `evaluation`, not found: arch (`make evaluation`" in line
 
 
 def test_a_symbol_in_two_files_is_told(

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from kronos_stream.bars.fold import BarOut, BarsConfig, PartitionFold
+from kronos_stream.bars.offline import fold_file
 from kronos_stream.errors import BrokerError, InputError
 from kronos_stream.feeds.service import FeedService
 from kronos_stream.settings import BarsSettings, FeedSettings, KafkaSettings, Settings
@@ -42,16 +44,17 @@ def service(
     *,
     kind: str = "simulated",
     bars: int | None = 2,
+    settings: BarsSettings | None = None,
     read_history: Callable[[Path, str], list[Bar]] = lambda path, symbol: [],
     **feed: object,
 ) -> FeedService:
-    settings = Settings(
-        symbols=("BTCUSDT", "ETHUSDT"),
-        kafka=KafkaSettings(),
-        feed=FeedSettings(**feed),  # type: ignore[arg-type]
-    )
     return FeedService(
-        settings,
+        Settings(
+            symbols=("BTCUSDT", "ETHUSDT"),
+            kafka=KafkaSettings(),
+            bars=settings or BarsSettings(),
+            feed=FeedSettings(**feed),  # type: ignore[arg-type]
+        ),
         broker,  # type: ignore[arg-type]
         kind=kind,
         read_history=read_history,
@@ -66,6 +69,15 @@ def split(records: list[Record]) -> tuple[list[Tick], list[Marker]]:
     markers = [decode(r.value, r.headers, Marker) for r in records if r.key is None]
     ticks = [decode(r.value, r.headers, Tick) for r in records if r.key is not None]
     return ticks, markers
+
+
+def bars_of(fold: PartitionFold, records: list[Record]) -> list[Bar]:
+    return [
+        output.bar
+        for r in records
+        for output in fold.apply(r.offset, r.timestamp, r.value, r.headers)
+        if isinstance(output, BarOut)
+    ]
 
 
 async def test_history_comes_first_and_only_for_cold_symbols() -> None:
@@ -119,12 +131,7 @@ async def test_every_simulated_bar_is_whole() -> None:
     broker = FakeBroker(FakeCluster(partitions=1))
     await service(broker, Clock(), bars=3, duplicates=0.05, out_of_order=0.1).run()
     fold = PartitionFold(config=BarsConfig.of(BarsSettings(contiguous_ids=True)))
-    bars = [
-        output.bar
-        for r in broker.cluster.records(broker.topics.ticks)
-        for output in fold.apply(r.offset, r.timestamp, r.value, r.headers)
-        if isinstance(output, BarOut)
-    ]
+    bars = bars_of(fold, broker.cluster.records(broker.topics.ticks))
     assert len(bars) == 6
     assert all(b.complete and b.trades for b in bars)
     assert fold.counters["late"] == 0
@@ -139,13 +146,44 @@ def ticks_file(folder: Path) -> Path:
     return path
 
 
-async def test_replay_ends_with_its_last_bar_closed(tmp_path: Path) -> None:
+async def test_replay_ends_with_its_last_whole_bar_closed(tmp_path: Path) -> None:
     broker = FakeBroker(FakeCluster(partitions=2))
     path = str(ticks_file(tmp_path))
     await service(broker, Clock(), kind="replay", file=path, bars=None).run()
     ticks, markers = split(broker.cluster.records(broker.topics.ticks))
     assert [t.price for t in ticks] == [f"{100 + i}.5" for i in range(12)]
-    assert max(m.marker_time for m in markers) == START_MS + 3 * STEP_MS + 1_000
+    times = {m.marker_time for m in markers}
+    assert START_MS + 2 * STEP_MS + 1_000 in times
+    assert max(times) < START_MS + 3 * STEP_MS
+
+
+@pytest.mark.parametrize("edges", ["drop", "keep"])
+@pytest.mark.parametrize("last_s", [4, 300, 599, 600, 601, 630])
+async def test_a_replay_makes_the_bars_of_the_file_off_line(
+    tmp_path: Path, last_s: int, edges: Literal["drop", "keep"]
+) -> None:
+    """Whatever the file's end cuts off, or leaves waiting for late ticks."""
+    path = tmp_path / "ticks.csv"
+    rows = [f"{START_MS + s * 1_000},BTCUSDT,100,1" for s in range(0, last_s + 1, 4)]
+    rows += [f"{START_MS + last_s * 1_000},ETHUSDT,100,1"]
+    path.write_text("\n".join(["ts_ms,symbol,price,qty", *rows]) + "\n")
+    broker = FakeBroker(FakeCluster(partitions=1))
+    bars = BarsSettings(edges=edges)
+    feed = service(broker, Clock(), kind="replay", file=str(path), bars=None, settings=bars)
+    await feed.run()
+    fold = PartitionFold(config=BarsConfig.of(bars))
+    streamed = bars_of(fold, broker.cluster.records(broker.topics.ticks))
+    offline, _ = fold_file(path, bars)
+    if edges == "keep":
+        # Only off-line it is known that the end cut a bar off.
+        streamed, offline = (
+            [msgspec.structs.replace(b, complete=True) for b in found]
+            for found in (streamed, offline)
+        )
+    assert streamed == offline
+    # The first bar was not seen from its beginning.
+    if edges == "drop":
+        assert [b.open_time for b in streamed] == [START_MS + STEP_MS] * (last_s >= 600)
 
 
 async def test_replay_refuses_a_topic_that_is_past_its_beginning(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_flat_bars_are_told(written: Written) -> None:
 
 
 def test_an_unknown_symbol_is_told(written: Written) -> None:
-    with pytest.raises(InputError, match=r"bars\.parquet: expected bars of BBB, found none"):
+    with pytest.raises(InputError, match=r"bars\.parquet: expected bars of BBB, found AAA"):
         forecast_of(written(_series(40)), "BBB", _settings())
 
 

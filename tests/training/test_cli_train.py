@@ -182,9 +182,10 @@ def test_wrong_paths_are_told_first(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(tmp_path, "tokenizer", "out") == 2
     assert "--bars: expected a file or folder, there is none at" in capsys.readouterr().err
     write(tmp_path / "bars", AAA=frame(100).assign(close=-1.0))
-    assert run(tmp_path, "tokenizer", "no/where") == 2
-    assert "--out: expected an existing folder" in capsys.readouterr().err
-    assert run(tmp_path, "tokenizer", "out") == 2
+    (tmp_path / "file").touch()
+    assert run(tmp_path, "tokenizer", "file/where") == 2
+    assert "--out: expected a folder that can be made" in capsys.readouterr().err
+    assert run(tmp_path, "tokenizer", "some/where") == 2
     assert "AAA: close at open_time" in capsys.readouterr().err
     assert run(tmp_path, "tokenizer", "out", "--channel-weights", "1,2") == 2
     assert "--channel-weights: expected six numbers" in capsys.readouterr().err
