@@ -136,7 +136,8 @@ class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gaps: Literal["fill", "skip"] = "fill"
     """Intervals without trades: flat synthetic bars, or none."""
     edges: Literal["drop", "keep"] = "drop"
-    """Bars that a beginning or end cuts off: dropped, or kept with complete=false."""
+    """Bars that a beginning or the end of a file cuts off: dropped, or kept with complete=false (a
+    replay, whose bars stage does not see the end, keeps its last bar without that)."""
     markers: Literal["feed", "owner"] | None = None
     """Default: owner with ticks that others write, else feed."""
     max_ahead_ms: Positive = 60_000

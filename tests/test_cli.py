@@ -125,6 +125,18 @@ def test_bars_of_a_ticks_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     closes = [json.loads(line)["close"] for line in out.read_text().splitlines()]
     assert closes == [14.5, 19.5, 21.5]
     assert capsys.readouterr().err.startswith("12 ticks to 3 bars")
+    assert main(["bars", "--ticks", str(ticks), "--out", str(out), "--symbols", "B"]) == 0
+    assert capsys.readouterr().err == "12 ticks to 0 bars (12 unlisted)\n"
+
+
+def test_a_file_that_is_not_in_order_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks = tmp_path / "ticks.csv"
+    rows = [f"{bar().open_time - 600_000 * i},A,1,1" for i in range(3)]
+    ticks.write_text("\n".join(["time,symbol,price,qty", *rows]) + "\n")
+    assert main(["bars", "--ticks", str(ticks), "--out", str(tmp_path / "bars.csv")]) == 0
+    assert "most ticks are late: is " in capsys.readouterr().err
 
 
 def test_run_wires_all_stages(started: list[tuple[Settings, dict[str, Any]]]) -> None:

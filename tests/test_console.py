@@ -93,6 +93,7 @@ def test_the_table_holds_the_figures_of_each_symbol() -> None:
     console.on_skipped(SKIPPED)
     console.stop()
     last = out.getvalue().split("median and 80% band of the close in 3 bars")[-1]
+    assert last.endswith("stopped after 1 bars, 4 forecasts, 1 late ticks, 1 skipped\n")
     row = next(line for line in last.splitlines() if "BTCUSDT" in line)
     assert row.split() == [
         "BTCUSDT", "93,412.1", "93,412.1", "93,300.0–93,524.2", "60%", "20", "40",

@@ -152,6 +152,36 @@ async def test_a_partition_that_is_not_there_is_refused(
 # Embedded only --------------------------------------------------------------------------------
 
 
+async def test_topics_are_made_on_an_embedded_broker_of_another_process(
+    embedded_bootstrap: str, topic_prefix: str
+) -> None:
+    async with connected(embedded_bootstrap, topic_prefix) as broker:
+        assert not await broker.has_controller()
+        assert [await broker.partitions(topic) for topic in broker.topics.all] == [4] * 6
+        assert await broker.check_topics() == []
+        with pytest.raises(BrokerError, match=r"listing groups: this broker cannot \(embedded"):
+            await broker.groups(topic_prefix)
+
+
+async def test_a_topic_of_another_interval_is_pointed_at(
+    embedded_bootstrap: str, topic_prefix: str
+) -> None:
+    async with connected(embedded_bootstrap, topic_prefix):
+        pass
+    broker = Broker(
+        settings_of(topic_prefix), bootstrap=embedded_bootstrap, embedded=False, interval="1m"
+    )
+    await broker.start()
+    try:
+        with pytest.raises(
+            BrokerError, match=rf"but {topic_prefix}\.bars\.5m: is --interval right"
+        ):
+            await broker.partitions(broker.topics.bars)
+        await broker.partitions(broker.topics.ticks)
+    finally:
+        await broker.close()
+
+
 async def test_embedded_commits_nothing(embedded_bootstrap: str, topic_prefix: str) -> None:
     async with connected(embedded_bootstrap, topic_prefix, embedded=True) as broker:
         async with member_of(broker) as member:

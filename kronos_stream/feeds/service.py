@@ -142,9 +142,9 @@ class FeedService:
             )
         await self._history_of(self._symbols, before=replay.first_ms, simulated=None)
         last = await self._play(replay.first_ms, replay.arrivals())
-        end = end_mark(last, self._interval_ms, self._settings.bars.grace_ms)
+        whole = end_mark(last, self._interval_ms, self._settings.bars.grace_ms)
         # The bar that the file's end cuts off: as off-line.
-        await self._mark(end + self._interval_ms * (self._settings.bars.edges == "keep"))
+        await self._mark(whole + self._interval_ms * (self._settings.bars.edges == "keep"))
 
     def _decoder(self) -> TickDecoder:
         bars = self._settings.bars

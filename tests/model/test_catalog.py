@@ -61,6 +61,9 @@ def test_the_model_of_a_folder_with_another_tokenizer(folder: Path, tmp_path: Pa
     other.save_pretrained(tmp_path / "other")
     model, tokenizer = load_pair(str(folder), str(tmp_path / "other"))
     assert revision_of(model, tokenizer) == revision_of(tiny_pair()[0], other)
+    # Its folder, or one that holds both parts.
+    shutil.move(tmp_path / "other", tmp_path / "both" / "tokenizer")
+    assert revision_of(*load_pair(str(folder), str(tmp_path / "both"))) == revision_of(model, other)
 
 
 def test_one_part_with_its_tokenizer_named(folder: Path, tmp_path: Path) -> None:
