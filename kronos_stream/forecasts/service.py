@@ -344,8 +344,7 @@ class ForecastService:
         for item in batch:
             newest = self._newest[item.bar.symbol]
             if item.bar.open_time < newest:
-                detail = f"the bar of {utc(newest)} has closed"
-                await self._outbox.skip(item.due, item.bar, "stale", detail)
+                await self._outbox.skip(item.due, item.bar, "stale", f"bar {utc(newest)} has closed")
                 self._finish(item)
             else:
                 fresh.append(item)
