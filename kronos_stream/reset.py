@@ -62,6 +62,7 @@ class _Reset:
         topics = self._broker.topics
         forecasts = await self._broker.groups(self._prefix)
         bars = await self._broker.groups(self._bars_group) if what == "bars" else {}
+        bars = {group: n for group, n in bars.items() if group == self._bars_group}
         for group, members in (forecasts | bars).items():
             if members:
                 raise BrokerError(

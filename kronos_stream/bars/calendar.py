@@ -14,7 +14,6 @@ from ..errors import SettingsError
 from ..wire.intervals import DAY_MS, open_time_of
 
 ALWAYS: Final = "24/7"
-_YEARS_AHEAD: Final = 1
 _FIRST_SESSION: Final = "1990-01-01"
 
 
@@ -75,9 +74,9 @@ class Sessions:
         import pandas as pd
 
         try:
-            until = pd.Timestamp.now().normalize() + pd.DateOffset(years=_YEARS_AHEAD)
+            # Without an end it is a year from now, or where the calendar's knowledge ends.
             calendar: Any = exchange_calendars.get_calendar(
-                name, start=_first_session(exchange_calendars, name), end=until
+                name, start=_first_session(exchange_calendars, name)
             )
         except exchange_calendars.errors.InvalidCalendarName:
             known = ", ".join(exchange_calendars.get_calendar_names(include_aliases=False)[:6])
@@ -85,6 +84,10 @@ class Sessions:
                 f"bars.calendar: expected 24/7 or a name of exchange_calendars ({known}, ...), "
                 f"got {name!r}"
             ) from None
+        except (NotImplementedError, ValueError) as error:
+            raise SettingsError(
+                f"bars.calendar: exchange_calendars has no sessions of {name!r}: {error!r}"[:300]
+            ) from error
         schedule = calendar.schedule
         opens: list[NDArray[np.int64]] = []
         for row in schedule[["open", "break_start", "break_end", "close"]].itertuples(index=False):

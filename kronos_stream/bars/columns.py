@@ -78,7 +78,7 @@ def read_columns(
     symbol = np.array([numbers[t.symbol] for t in ticks], np.int64)
     ahead = time - np.array([r.timestamp for r in records], np.int64)
     plain = (symbol >= 0) & (time >= MS_FROM) & (time < MS_UNTIL) & (ahead <= max_ahead_ms)
-    plain &= (price > 0) & (qty > 0) & (trade_id > _LEAST) & (trade_id < _MOST)
+    plain &= (price > 0) & (qty > 0) & (trade_id > _LEAST + 1) & (trade_id < _MOST)
     reached = np.maximum.accumulate(np.where(plain, time, _LEAST))
     others = np.flatnonzero(~plain)
     return Columns(symbol, time, price, qty, trade_id, has_id, reached, others)

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from ..kafka import Broker
-from ..wire.codecs import decode
+from ..wire.bars import decode_bar
 from ..wire.intervals import DAY_MS
 from ..wire.messages import Bar
 
@@ -60,7 +60,7 @@ async def _newest(broker: Broker, partition: int, start: int, end: int) -> dict[
     async for records in broker.read(broker.topics.bars, partition, start, end):
         for record in records:
             try:
-                bar = decode(record.value, record.headers, Bar)
+                bar = decode_bar(record.value, record.headers)
             except (msgspec.ValidationError, msgspec.DecodeError) as error:
                 log.warning(
                     "bar_unreadable", partition=partition, offset=record.offset, error=str(error)

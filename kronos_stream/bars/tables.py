@@ -15,6 +15,8 @@ from .calendar import Calendar
 
 PRICES: Final = ("open", "high", "low", "close")
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
+NOTHING: Final = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
+"""What stands for no number in a csv file."""
 _MS_FROM: Final = 10**11
 _MS_UNTIL: Final = 10**14
 """What lies outside (1973 to 5138) was counted in another unit."""
@@ -97,6 +99,11 @@ def check_ending(path: str | Path) -> None:
         raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
 
 
+def symbol_of(path: Path) -> str:
+    """The symbol of a file that has no such column: its name without the ending."""
+    return path.name.removesuffix(".gz").rpartition(".")[0]
+
+
 def _frame(path: Path) -> Any:
     import pandas as pd
 
@@ -110,7 +117,12 @@ def _frame(path: Path) -> Any:
             decoder = msgspec.json.Decoder(dict[str, Any])
             return pd.DataFrame(decoder.decode_lines(path.read_bytes()))
         if path.name.endswith((".csv", ".csv.gz")):
-            return pd.read_csv(path, dtype={"symbol": str})
+            # A symbol may be called NA, which elsewhere is nothing.
+            names = pd.read_csv(path, nrows=0).columns
+            nothing = {name: [""] if name == "symbol" else NOTHING for name in names}
+            return pd.read_csv(
+                path, dtype={"symbol": str}, na_values=nothing, keep_default_na=False
+            )
     except (ValueError, OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
     raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
@@ -126,7 +138,7 @@ def _parts(path: Path, symbol: str | None) -> Iterator[tuple[str, Any]]:
         named = ", ".join(missing).replace("open_time", "open_time (or timestamp)")
         raise InputError(f"{path}: missing columns {named}; found {', '.join(map(str, frame))}")
     if "symbol" not in frame:
-        frame["symbol"] = path.name.split(".")[0]
+        frame["symbol"] = symbol_of(path)
     empty = np.flatnonzero(frame["symbol"].isna())
     if len(empty):
         raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")

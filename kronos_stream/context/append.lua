@@ -65,8 +65,19 @@ while #newest_first < want do
   end
 end
 
-local surplus = redis.call('ZCARD', key) - keep
-if surplus > 0 then redis.call('ZREMRANGEBYRANK', key, 0, surplus - 1) end
+-- Kept are so many bars: the revisions of one are members of their own.
+if insert and redis.call('ZCARD', key) > keep then
+  local newest, bars, last = redis.call('ZREVRANGE', key, 0, -1, 'WITHSCORES'), 0, nil
+  for i = 2, #newest, 2 do
+    if newest[i] ~= last then
+      last, bars = newest[i], bars + 1
+      if bars > keep then
+        redis.call('ZREMRANGEBYSCORE', key, '-inf', last)
+        break
+      end
+    end
+  end
+end
 
 local rows = {}
 for i = #newest_first, 1, -1 do rows[#rows + 1] = newest_first[i] end

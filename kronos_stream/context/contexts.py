@@ -9,7 +9,7 @@ import structlog
 
 from .. import telemetry
 from ..kafka import Broker
-from ..wire.codecs import decode
+from ..wire.bars import decode_bar
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
 from .store import Appended, ContextStore
@@ -31,16 +31,21 @@ class Contexts:
         self._want = want
         self._keep = keep
         self._whole: dict[str, int] = {}
-        """Of symbols that the whole topic has too few bars of: how many were found there. With as
-        many in the store, looking again finds no more."""
+        """Of symbols that the whole topic has too few bars of: how many there are. With as many in
+        the store, looking again finds no more."""
 
     async def append(self, bar: Bar, partition: int, offset: int) -> Window | None:
-        """The window that ends with `bar`, as the topic stood when its record was written."""
+        """The window that ends with `bar`, as the topic stood when its record was written; none of
+        a correction, which triggers no forecast."""
         appended = await self._store.append(bar, offset, want=self._want)
         telemetry.CONTEXT.labels(appended.status).inc()
-        if appended.status != "hole" and not self._is_short(bar, appended):
-            return appended.window
-        return await self._refilled(bar, partition, offset, appended)
+        if bar.revision:
+            return None
+        if appended.status == "hole" or self._is_short(bar, appended):
+            return await self._refilled(bar, partition, offset, appended)
+        if bar.symbol in self._whole:
+            self._whole[bar.symbol] = max(self._whole[bar.symbol], _length(appended))
+        return appended.window
 
     async def extend(self, history: Sequence[tuple[Bar, int]]) -> None:
         """Inserts history bars with the offsets of their records."""
@@ -68,7 +73,8 @@ class Contexts:
                 await self._read_back(partition, start, upper)
                 upper = start
             appended = await self._store.append(bar, offset, want=self._want)
-            if appended.status != "hole" and not self._is_short(bar, appended):
+            if appended.status != "hole" and _length(appended) >= self._want:
+                self._whole.pop(bar.symbol, None)
                 break
         else:
             self._whole[bar.symbol] = _length(appended)
@@ -88,7 +94,7 @@ class Contexts:
         async for records in self._broker.read(self._broker.topics.bars, partition, start, end):
             for record in records:
                 try:
-                    batch.append((decode(record.value, record.headers, Bar), record.offset))
+                    batch.append((decode_bar(record.value, record.headers), record.offset))
                 except (msgspec.ValidationError, msgspec.DecodeError):
                     # The stage itself rejects it when it comes to it.
                     continue

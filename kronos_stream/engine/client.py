@@ -186,10 +186,20 @@ class EngineClient:
         # The import runs torch's in the child alone: spawn pickles the function by its name.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        await asyncio.to_thread(self._process.start)
-        theirs.close()
-        self._pipe = ours
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        # Not cancelled halfway: a process that nobody knows would outlive us.
+        starting = asyncio.create_task(asyncio.to_thread(process.start))
+        try:
+            await asyncio.shield(starting)
+            self._process, self._pipe = process, ours
+        except asyncio.CancelledError:
+            await starting
+            await asyncio.to_thread(_end, process, 0)
+            raise
+        finally:
+            theirs.close()
+            if self._pipe is not ours:
+                ours.close()
         answer = await self._ask(Load(config=self._config), START_TIMEOUT_S)
         assert isinstance(answer, Hello)
         self.hello = answer.hello
@@ -247,8 +257,8 @@ def _serve(pipe: Connection) -> None:
     main(pipe)
 
 
-def _end(process: BaseProcess) -> None:
-    process.join(STOP_TIMEOUT_S)
+def _end(process: BaseProcess, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    process.join(timeout_s)
     if process.is_alive():
         process.kill()
         process.join()

@@ -35,6 +35,7 @@ from .native import used
 def main(pipe: Connection) -> None:
     """Serves orders until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     orders = msgspec.msgpack.Decoder(Order)
     worker = Worker()
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import ENDINGS, placed, read_columns
+from ..bars.tables import ENDINGS, placed, read_columns, symbol_of
 from ..context.window import Window
 from ..errors import InputError, some_of
 from ..wire.messages import CLOSE
@@ -88,8 +88,8 @@ def _files(paths: Sequence[Path], symbols: Sequence[str]) -> Iterator[Path]:
         if not files:
             raise InputError(f"bars: expected files ending in {', '.join(ENDINGS)} in {path}")
         # In a folder with a file a symbol the other files need not be read.
-        named = [file for file in files if file.name.split(".")[0] in symbols]
-        every = {file.name.split(".")[0] for file in named} == set(symbols)
+        named = [file for file in files if symbol_of(file) in symbols]
+        every = {symbol_of(file) for file in named} == set(symbols)
         yield from named if symbols and every else files
 
 

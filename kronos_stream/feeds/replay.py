@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError, some_of
+from ..wire.foreign import MS_FROM, MS_UNTIL
 from ..wire.messages import Tick
 from ..wire.tick_files import read_ticks
 from .simulated import Arrival
@@ -25,9 +26,14 @@ class ReplayFeed:
 
     def arrivals(self) -> Iterator[Arrival]:
         """From the beginning of the file."""
-        at = 0
+        at, row = 0, 0
         for batch in read_ticks(self._path):
             for symbol, price, qty, time, trade_id, side in zip(*batch, strict=True):
+                row += 1
+                if not MS_FROM <= time < MS_UNTIL:
+                    raise InputError(
+                        f"{self._path}: row {row}: time: expected milliseconds, got {time}"
+                    )
                 if self._symbols is not None and symbol not in self._symbols:
                     continue
                 at = max(at, time)

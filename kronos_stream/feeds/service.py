@@ -18,7 +18,8 @@ from .. import telemetry
 from ..errors import BrokerError, SettingsError
 from ..kafka import Broker, Publisher
 from ..settings import Settings
-from ..wire.codecs import decode, encode
+from ..wire.bars import decode_bar
+from ..wire.codecs import encode
 from ..wire.foreign import TickDecoder
 from ..wire.intervals import INTERVAL_MS, end_mark
 from ..wire.messages import Bar, Marker
@@ -220,7 +221,7 @@ class FeedService:
             ):
                 for record in records:
                     try:
-                        bar = decode(record.value, record.headers, Bar)
+                        bar = decode_bar(record.value, record.headers)
                     except (msgspec.ValidationError, msgspec.DecodeError):
                         continue
                     seen = held.get(bar.symbol, _Held(bar.open_time, bar.history))
@@ -269,6 +270,7 @@ class FeedService:
             if behind_s > MARKER_EVERY_S:
                 await self._mark(min(self._virtual_ms(), at - 1))
         if self._written % YIELD_EVERY == 0:
+            await self._sleep(0)
             await self._room()
 
     def _virtual_ms(self) -> int:

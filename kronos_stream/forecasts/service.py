@@ -7,8 +7,8 @@ committed is the lowest unfinished bar: dying anywhere repeats work, and loses n
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -20,16 +20,17 @@ from ..bars.dead_letters import DeadLetters
 from ..clock import wall_ms
 from ..context.contexts import Contexts
 from ..context.window import Window
-from ..engine.messages import EngineHello, EngineReply, EngineRequest
+from ..engine.messages import EngineHello, EngineReply
 from ..engine.spec import bars_needed
 from ..errors import BrokerError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
 from ..summary import utc
-from ..wire.codecs import decode
+from ..wire.bars import decode_bar
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
+from .engine import Engine
 from .gate import Gate
 from .outbox import Item, Outbox
 from .owned import Owned
@@ -43,16 +44,6 @@ COMMIT_EVERY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.5
 STORE_PAUSE_S: Final = 0.5
 """Before an append is tried again on a store that does not answer."""
-
-
-class Engine(Protocol):
-    """What this stage asks of the engine."""
-
-    async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
-        """One reply a request, in order."""
-
-    async def prepare(self, requests: Sequence[EngineRequest]) -> None:
-        """Warms the prefixes of the bars that follow these."""
 
 
 class ForecastService:
@@ -206,6 +197,9 @@ class ForecastService:
                 # its first forecast must not move the beginning.
                 start = ends[number]
                 first[number] = Commit(start)
+            elif commit.offset > ends[number]:
+                log.warning("bars_topic_recreated", partition=number, committed=commit.offset)
+                start = begins[number]
             else:
                 start = max(commit.offset, begins[number])
             self._partitions[number] = Owned(start, self._reach_ms)
@@ -250,7 +244,7 @@ class ForecastService:
     async def _decoded(self, record: Record) -> Bar | None:
         """The record's bar; None where it is of no use here, or of no use to anybody."""
         try:
-            bar = decode(record.value, record.headers, Bar)
+            bar = decode_bar(record.value, record.headers)
             if bar.interval != self._settings.bars.interval:
                 raise msgspec.ValidationError(f"interval is {bar.interval!r}")
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
@@ -344,7 +338,8 @@ class ForecastService:
         for item in batch:
             newest = self._newest[item.bar.symbol]
             if item.bar.open_time < newest:
-                await self._outbox.skip(item.due, item.bar, "stale", f"bar {utc(newest)} has closed")
+                told = f"bar {utc(newest)} has closed"
+                await self._outbox.skip(item.due, item.bar, "stale", told)
                 self._finish(item)
             else:
                 fresh.append(item)

@@ -202,3 +202,16 @@ def test_prices_and_sums_beyond_53_bits_are_exact() -> None:
     assert _state(many) == _state(one)
     (builder,) = many._symbols["AAA"].open.values()
     assert builder.amount == 60 * MOST**2 + 10**7
+
+
+def test_the_least_of_all_ids_is_an_id() -> None:
+    def record(offset: int, trade_id: int) -> Record:
+        tick = {"symbol": "AAA", "price": "1", "qty": "1", "time": T0 + offset}
+        value = msgspec.json.encode(tick | {"trade_id": trade_id})
+        return Record("ticks", 0, offset, T0 + offset, None, value, ())
+
+    log = [record(offset, trade_id) for offset, trade_id in enumerate((-7, -MOST, -8))]
+    one, many = _fold(BarsSettings()), _fold(BarsSettings())
+    _one_by_one(one, log)
+    list(BatchFold(many, least_run=1).apply(log))
+    assert _state(many) == _state(one)

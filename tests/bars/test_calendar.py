@@ -1,6 +1,6 @@
 """Which intervals exist, and the clock by which a market reads its time of day."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -195,3 +195,14 @@ def test_nothing_is_filled_outside_a_session_and_the_chain_steps_over_it(
     assert times == [begin, begin + STEP, end - 2 * STEP, end - STEP, end]
     assert [bar.synthetic for bar in bars] == [False, True, True, True, False]
     assert [bar.prev_open_time for bar in bars] == [None, *times[:-1]]
+
+
+def test_a_calendar_is_known_as_far_as_its_holidays_are() -> None:
+    """Those of Shanghai are published year by year."""
+    shanghai = calendar_of("XSHG", STEP)
+    assert shanghai.is_open(int(datetime(2024, 6, 18, 3, 15, tzinfo=UTC).timestamp() * 1000))
+
+
+def test_a_calendar_that_the_package_cannot_make_is_told() -> None:
+    with pytest.raises(SettingsError, match=r"^bars\.calendar: exchange_calendars has no sessions"):
+        calendar_of("ASEX", STEP)

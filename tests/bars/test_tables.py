@@ -141,6 +141,14 @@ def test_one_symbol_of_a_file_is_read_alone(table: Callable[..., Path]) -> None:
         read_bars(path, "5m", symbol="CCC")
 
 
+def test_symbols_may_have_dots_or_look_like_nothing(table: Callable[..., Path]) -> None:
+    for name in ("BRK.B.parquet", "BRK.B.csv", "BRK.B.csv.gz"):
+        assert list(read_bars(table(name), "5m")) == ["BRK.B"]
+    assert list(read_bars(table("some.csv", symbol=["NA", "null"]), "5m")) == ["NA", "null"]
+    with pytest.raises(InputError, match="symbol: expected text, row 2 has none"):
+        read_bars(table("none.csv", symbol=["A", None]), "5m")
+
+
 SECOND = START_MS + STEP_MS
 NAN = math.nan
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,48 @@ async def client() -> AsyncIterator[EngineClient]:
     await made.configure(WANTED)
     yield made
     await made.close()
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, tries = context.Process.start, iter((True,))
+
+    def once(process: multiprocessing.process.BaseProcess) -> None:
+        if next(tries, False):
+            raise BlockingIOError("Resource temporarily unavailable")
+        start(process)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(context.Process, "start", once)
+    client = EngineClient(ModelSettings(threads=1))
+    assert (await client.start()).model == "builtin"
+    await client.close()
+
+
+async def test_who_is_stopped_while_it_starts_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Process.start
+    begun, go = threading.Event(), threading.Event()
+    before = set(multiprocessing.active_children())
+
+    def slow(process: multiprocessing.process.BaseProcess) -> None:
+        begun.set()
+        go.wait()
+        start(process)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(context.Process, "start", slow)
+    client = EngineClient(ModelSettings(threads=1))
+    starting = asyncio.create_task(client.start())
+    await asyncio.to_thread(begun.wait)
+    starting.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await client.close()
+    assert set(multiprocessing.active_children()) == before
 
 
 @pytest.mark.parametrize(("policy", "spins"), [(None, "50000"), ("ACTIVE", None)])

@@ -194,6 +194,16 @@ async def test_replay_refuses_a_topic_that_is_past_its_beginning(tmp_path: Path)
         await service(broker, Clock(), kind="replay", file=path, bars=None).run()
 
 
+async def test_a_time_in_another_unit_is_told_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "ticks.csv"
+    path.write_text(f"time,symbol,price,qty\n{START_MS},BTCUSDT,1,1\n0,BTCUSDT,1,1\n")
+    feed = service(
+        FakeBroker(FakeCluster(partitions=1)), Clock(), kind="replay", file=str(path), bars=None
+    )
+    with pytest.raises(InputError, match=r"ticks\.csv: row 2: time: expected milliseconds, got 0"):
+        await feed.run()
+
+
 async def test_history_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "BTCUSDT.csv").write_text("")
     made = [bar("BTCUSDT", i) for i in range(-30, 0)]

@@ -313,6 +313,36 @@ async def test_malformed_bars_are_rejected_and_block_nothing(
     assert len(letters[-1].value) == 65_536
 
 
+async def test_a_bars_topic_made_anew_is_read_from_its_beginning(
+    redis_url: str, topic_prefix: str
+) -> None:
+    cluster = FakeCluster()
+    broker = FakeBroker(cluster)
+    for partition in range(cluster.partitions):
+        cluster.commits[GROUP, broker.topics.bars, partition] = Commit(1_000)
+    topic_of(cluster)
+    async with service_of(broker, redis_url, topic_prefix) as service, running(service) as task:
+        await until(lambda: len(forecasts(cluster)) == LIVE * len(SYMBOLS), task)
+
+
+async def test_a_bar_of_no_use_is_rejected_and_the_next_ones_are_forecast(
+    redis_url: str, topic_prefix: str
+) -> None:
+    """Each of these had ended the stage, or silenced its symbol."""
+    cluster = FakeCluster()
+    broker = FakeBroker(cluster)
+    from_the_beginning(cluster)
+    last = topic_of(cluster, live=1)[LOOKBACK]
+    for change in ({"revision": -1}, {"revision": 2**40}, {"open_time": 2**62}, {"close": 0.0}):
+        append(cluster, broker.topics.bars, msgspec.structs.replace(last, **change))
+    after = bar("AAA", LOOKBACK + 1, close=105.0, prev_open_time=last.open_time)
+    append(cluster, broker.topics.bars, after)
+    async with service_of(broker, redis_url, topic_prefix) as service, running(service) as task:
+        await until(lambda: len(forecasts(cluster)) == 3, task)
+    assert len(cluster.records(broker.topics.rejected)) == 4
+    assert after.open_time in {f.open_time for f in forecasts(cluster) if f.symbol == "AAA"}
+
+
 async def test_too_many_missing_bars_are_a_skip(redis_url: str, topic_prefix: str) -> None:
     cluster = FakeCluster(partitions=1)
     broker = FakeBroker(cluster)
