@@ -213,5 +213,7 @@ def test_the_least_of_all_ids_is_an_id() -> None:
     log = [record(offset, trade_id) for offset, trade_id in enumerate((-7, -MOST, -8))]
     one, many = _fold(BarsSettings()), _fold(BarsSettings())
     _one_by_one(one, log)
-    list(BatchFold(many, least_run=1).apply(log))
+    batches = BatchFold(many, least_run=1)
+    for alone in log:
+        list(batches.apply([alone]))
     assert _state(many) == _state(one)
