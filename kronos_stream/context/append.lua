@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  sorted set: score = open time, member = revision u32 | offset u64 | flags u8 | values
 -- ARGV     open_time, revision u32, offset u64, body (flags and values),
---          prev_open_time ('' = the symbol's first bar made from ticks), want, keep
+--          prev_open_time ('' = the symbol's first bar made from ticks), want,
+--          keep (bars; 0 = more follow at once, the last of which trims)
 -- Answer   {status, rows}: rows is one string of open time u64 | member for each bar, oldest first
 --
 -- Offsets are compared as numbers: Lua compares strings by the server's locale.
@@ -49,8 +50,10 @@ if not history and prev ~= '' and (not before[2] or tonumber(before[2]) ~= tonum
   status = 'hole'
 end
 
--- Per open time the highest revision whose record does not stand behind this bar's own.
+-- Per open time the highest revision whose record does not stand behind this bar's own. So many
+-- bars are in so many members read, the last of them of this time.
 local newest_first, last, start = {}, nil, 0
+local bars, members, at_last = 0, 0, nil
 while #newest_first < want do
   local page = redis.call('ZREVRANGEBYSCORE', key, open_time, '-inf', 'WITHSCORES',
     'LIMIT', start, want)
@@ -58,6 +61,8 @@ while #newest_first < want do
   start = start + want
   for i = 1, #page, 2 do
     local member, at = page[i], page[i + 1]
+    members = members + 1
+    if at ~= at_last then at_last, bars = at, bars + 1 end
     if at ~= last and #newest_first < want and offset_of(member) <= reach then
       last = at
       newest_first[#newest_first + 1] = struct.pack('>I8', tonumber(at)) .. member
@@ -66,13 +71,16 @@ while #newest_first < want do
 end
 
 -- Kept are so many bars: the revisions of one are members of their own.
-if insert and redis.call('ZCARD', key) > keep then
-  local newest, bars, last = redis.call('ZREVRANGE', key, 0, -1, 'WITHSCORES'), 0, nil
-  for i = 2, #newest, 2 do
-    if newest[i] ~= last then
-      last, bars = newest[i], bars + 1
+if keep > 0 and redis.call('ZCARD', key) > keep then
+  if redis.call('ZCOUNT', key, '(' .. open_time, '+inf') > 0 then
+    bars, members, at_last = 0, 0, nil
+  end
+  local older = redis.call('ZREVRANGE', key, members, -1, 'WITHSCORES')
+  for i = 2, #older, 2 do
+    if older[i] ~= at_last then
+      at_last, bars = older[i], bars + 1
       if bars > keep then
-        redis.call('ZREMRANGEBYSCORE', key, '-inf', last)
+        redis.call('ZREMRANGEBYSCORE', key, '-inf', at_last)
         break
       end
     end

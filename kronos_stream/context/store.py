@@ -61,7 +61,9 @@ class ContextStore:
         """Inserts a bar whose record stands at `offset`; the window has up to `want` bars, as
         they stood when that record was written. Guarded: appending again changes nothing."""
         answer = await _cancellable(
-            self._append(keys=[self._key(bar.symbol)], args=self._args(bar, offset, want))
+            self._append(
+                keys=[self._key(bar.symbol)], args=self._args(bar, offset, want, self._keep)
+            )
         )
         status = cast(Status, answer[0].decode())
         return Appended(status, window_of(answer[1], bar.symbol, self._interval))
@@ -69,10 +71,15 @@ class ContextStore:
     async def extend(self, bars: Sequence[tuple[Bar, int]]) -> None:
         """Inserts bars with the offsets of their records, without answers."""
         for start in range(0, len(bars), PIPELINE):
+            some = bars[start : start + PIPELINE]
+            last = {bar.symbol: place for place, (bar, _) in enumerate(some)}
             async with self._redis.pipeline(transaction=False) as pipe:
-                for bar, offset in bars[start : start + PIPELINE]:
+                for place, (bar, offset) in enumerate(some):
+                    keep = self._keep if place == last[bar.symbol] else 0
                     await self._append(
-                        keys=[self._key(bar.symbol)], args=self._args(bar, offset, 0), client=pipe
+                        keys=[self._key(bar.symbol)],
+                        args=self._args(bar, offset, 0, keep),
+                        client=pipe,
                     )
                 await _cancellable(pipe.execute())
 
@@ -83,10 +90,10 @@ class ContextStore:
     def _key(self, symbol: str) -> str:
         return f"{self._prefix}:{symbol}:{self._interval}"
 
-    def _args(self, bar: Bar, offset: int, want: int) -> list[bytes | int]:
+    def _args(self, bar: Bar, offset: int, want: int, keep: int) -> list[bytes | int]:
         prev = b"" if bar.prev_open_time is None else str(bar.prev_open_time).encode()
         revision, place = head(bar, offset)
-        return [bar.open_time, revision, place, body(bar), prev, want, self._keep]
+        return [bar.open_time, revision, place, body(bar), prev, want, keep]
 
 
 async def _cancellable(call: Awaitable[T]) -> T:
