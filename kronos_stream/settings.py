@@ -42,8 +42,8 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]+$")] = "kronos"
     """First part of every topic's name."""
     partitions: Positive = 8
-    """Of topics that are created on a real Kafka; an embedded broker has 4 of each."""
-    """Of the ticks topic when we create it; an existing topic keeps its own number."""
+    """Of the ticks topic when we create it; an existing topic keeps its own number, an embedded
+    broker has 4 of each."""
     replication: Positive = 1
     """Replicas of the topics that we create."""
     partitioner: Literal["murmur2", "crc32", "any"] = "murmur2"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, some_of
+from ..wire.foreign import MS_FROM, MS_UNTIL
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
 from .calendar import Calendar
@@ -17,9 +18,6 @@ PRICES: Final = ("open", "high", "low", "close")
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
 NOTHING: Final = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 """What stands for no number in a csv file."""
-_MS_FROM: Final = 10**11
-_MS_UNTIL: Final = 10**14
-"""What lies outside (1973 to 5138) was counted in another unit."""
 
 
 class BarColumns(NamedTuple):
@@ -236,7 +234,7 @@ def _times(where: str, column: Any) -> NDArray[np.int64]:
         # Their integers would be milli-, micro- or nanoseconds, as the file happens to have it.
         raise InputError(f"{expected}, got {column.iloc[0]}")
     times = _numbers(where, column.to_frame("open_time"), "open_time")
-    wrong = np.flatnonzero(~((times % 1 == 0) & (times >= _MS_FROM) & (times < _MS_UNTIL)))
+    wrong = np.flatnonzero(~((times % 1 == 0) & (times >= MS_FROM) & (times < MS_UNTIL)))
     if len(wrong):
         raise InputError(f"{expected}, got {column.iloc[wrong[0]]}")
     return times.astype(np.int64)

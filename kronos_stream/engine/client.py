@@ -187,19 +187,17 @@ class EngineClient:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        # Not cancelled halfway: a process that nobody knows would outlive us.
         starting = asyncio.create_task(asyncio.to_thread(process.start))
         try:
             await asyncio.shield(starting)
-            self._process, self._pipe = process, ours
-        except asyncio.CancelledError:
-            await starting
-            await asyncio.to_thread(_end, process, 0)
-            raise
         finally:
+            # Not left halfway: a process that nobody knows would outlive us.
+            await asyncio.wait({starting})
             theirs.close()
-            if self._pipe is not ours:
+            if process.pid is None:
                 ours.close()
+            else:
+                self._process, self._pipe = process, ours
         answer = await self._ask(Load(config=self._config), START_TIMEOUT_S)
         assert isinstance(answer, Hello)
         self.hello = answer.hello
@@ -257,8 +255,8 @@ def _serve(pipe: Connection) -> None:
     main(pipe)
 
 
-def _end(process: BaseProcess, timeout_s: float = STOP_TIMEOUT_S) -> None:
-    process.join(timeout_s)
+def _end(process: BaseProcess) -> None:
+    process.join(STOP_TIMEOUT_S)
     if process.is_alive():
         process.kill()
         process.join()

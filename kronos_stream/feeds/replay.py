@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import InputError, some_of
-from ..wire.foreign import MS_FROM, MS_UNTIL
+from ..errors import InputError, RejectedError, some_of
+from ..wire.foreign import checked_time
 from ..wire.messages import Tick
 from ..wire.tick_files import read_ticks
 from .simulated import Arrival
@@ -30,10 +30,10 @@ class ReplayFeed:
         for batch in read_ticks(self._path):
             for symbol, price, qty, time, trade_id, side in zip(*batch, strict=True):
                 row += 1
-                if not MS_FROM <= time < MS_UNTIL:
-                    raise InputError(
-                        f"{self._path}: row {row}: time: expected milliseconds, got {time}"
-                    )
+                try:
+                    checked_time(time, "time")
+                except RejectedError as error:
+                    raise InputError(f"{self._path}: row {row}: {error.detail}") from error
                 if self._symbols is not None and symbol not in self._symbols:
                     continue
                 at = max(at, time)

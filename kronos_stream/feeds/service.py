@@ -259,19 +259,19 @@ class FeedService:
     async def _until(self, at: int) -> None:
         """Waits for virtual time `at`, marking the time that passes, and for the later stages."""
         self._written += 1
-        if math.isinf(self._speed):
-            if self._written % YIELD_EVERY == 0:
-                await self._sleep(0)
-                await self._room()
-            return
+        if not math.isinf(self._speed):
+            await self._pass(at)
+        if self._written % YIELD_EVERY == 0:
+            await self._sleep(0)
+            await self._room()
+
+    async def _pass(self, at: int) -> None:
+        """At a finite speed, until virtual time `at`."""
         while (behind_s := (at - self._virtual_ms()) / 1000 / self._speed) > EARLY_S:
             await self._sleep(min(behind_s, MARKER_EVERY_S))
             await self._room()
             if behind_s > MARKER_EVERY_S:
                 await self._mark(min(self._virtual_ms(), at - 1))
-        if self._written % YIELD_EVERY == 0:
-            await self._sleep(0)
-            await self._room()
 
     def _virtual_ms(self) -> int:
         assert self._zero is not None

@@ -7,7 +7,7 @@ from ..engine.messages import EngineReply, EngineRequest
 
 
 class Engine(Protocol):
-    """Another process in a run, something of their own in tests."""
+    """`engine/client.py` in a run; tests bring their own."""
 
     async def forecast(self, requests: Sequence[EngineRequest]) -> list[EngineReply]:
         """One reply a request, in order."""

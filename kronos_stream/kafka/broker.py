@@ -162,16 +162,18 @@ class Broker:
         """How many partitions a topic has; waits until all have a leader (creation takes a
         moment). Raises BrokerError where there is no such topic."""
         if topic not in self._partitions:
-            if self.embedded:
-                self._partitions[topic] = await self._asked_for(topic)
-                return self._partitions[topic]
-            sizes = await self._sizes()
-            if topic not in sizes:
-                raise BrokerError(
-                    f"topic {topic} does not exist on {self.bootstrap}" + _hint(topic, sizes)
-                )
-            self._partitions[topic] = sizes[topic]
+            look = self._asked_for if self.embedded else self._existing
+            self._partitions[topic] = await look(topic)
         return self._partitions[topic]
+
+    async def _existing(self, topic: str) -> int:
+        """Partitions of a topic of a real broker."""
+        sizes = await self._sizes()
+        if topic not in sizes:
+            raise BrokerError(
+                f"topic {topic} does not exist on {self.bootstrap}" + _hint(topic, sizes)
+            )
+        return sizes[topic]
 
     async def has_controller(self) -> bool:
         """Whether the broker makes topics as it is told to. An embedded one, of this process or of

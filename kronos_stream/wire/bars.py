@@ -1,6 +1,5 @@
 """Records of the bars topic: whatever is written there, what passes is a bar that can be used."""
 
-import math
 from typing import Final
 
 import msgspec
@@ -31,9 +30,9 @@ def decode_bar(payload: bytes, headers: Headers) -> Bar:
         raise _wrong(f"revision: expected 0 to {_REVISIONS - 1}, got {bar.revision}")
     for name in CHANNELS:
         value = getattr(bar, name)
-        least = 0 if name in ("volume", "amount") else math.ulp(0)
-        if not least <= value <= _MOST:
-            what = "0 or more" if least == 0 else "a price above 0"
+        may_be_0 = name in ("volume", "amount")
+        if not 0 <= value <= _MOST or (value == 0 and not may_be_0):
+            what = "0 or more" if may_be_0 else "a price above 0"
             raise _wrong(f"{name}: expected {what}, got {value}")
     return bar
 

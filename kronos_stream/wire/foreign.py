@@ -110,7 +110,7 @@ class TickDecoder:
             return self.trade(own.symbol, own.time, own.price, own.qty, own.trade_id)
         if raw.symbol is None:
             if raw.marker_time is not None:
-                return _time(raw.marker_time, "marker_time")
+                return checked_time(raw.marker_time, "marker_time")
             if raw.data is not None:
                 raw = raw.data
         if raw.symbol is not None or raw.e is None:
@@ -159,7 +159,7 @@ class TickDecoder:
         digits = self.digits_of(symbol)
         return Trade(
             symbol,
-            _time(time, names[1]),
+            checked_time(time, names[1]),
             scaled(price, digits, "price"),
             scaled(qty, digits, "qty"),
             trade_id,
@@ -172,7 +172,8 @@ def is_symbol(text: str) -> bool:
     return plain and 0 < len(text) <= MAX_SYMBOL
 
 
-def _time(time: int, field: str) -> int:
+def checked_time(time: int, field: str) -> int:
+    """A time in ms as it is; RejectedError names the unit that it seems to be in."""
     if MS_FROM <= time < MS_UNTIL:
         return time
     if _SECONDS_FROM <= time < MS_FROM:
