@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import native
 from .kv import KV, Lane
-from .native import kernels
+from .native import reading
 
 
 class Part(NamedTuple):
@@ -43,7 +43,7 @@ class Memory(Protocol):
 
 def trunks(kv: KV, lanes: Sequence[Lane], each: int = 1) -> list["Trunk"]:
     """Of all layers, for `each` rows of each lane; more than one of one lane alone."""
-    places = None if kernels(kv.keys) else kv.places(lanes, each)
+    places = None if reading(kv.keys) else kv.places(lanes, each)
     return [Trunk(kv, layer, lanes, each, places) for layer in range(len(kv.keys))]
 
 
@@ -62,7 +62,7 @@ class Trunk(Memory):
         self._kv, self._layer, self._lanes, self._each = kv, layer, lanes, each
         self._places = places
         slots = kv.keys[layer], kv.values[layer]
-        found = kernels(slots[0])
+        found = reading(slots[0])
         self.native = native.Memory(found, slots, None, lanes, each) if found else None
 
     def append(self, keys: Tensor, values: Tensor, step: int = 0) -> None:
@@ -100,7 +100,7 @@ class Branches(Memory):
     ) -> None:
         """Runs of more than one row are as long as what they have of their own."""
         self._kv, self._layer, self._lanes, self._own, self._run = kv, layer, lanes, own, run
-        found = kernels(own[0])
+        found = reading(own[0])
         slots = kv.keys[layer], kv.values[layer]
         self.native = native.Memory(found, slots, own, lanes, run) if found else None
 

@@ -73,7 +73,7 @@ class PrefixCache:
         of_model, of_tokenizer = (
             2 * dtype.itemsize * sum(torch.Size(s).numel() for s in shapes)
             for dtype, shapes in (
-                (nets.model.dtype, (model, fine)),
+                (nets.model.kept, (model, fine)),
                 (torch.float32, (encoder, decoder)),
             )
         )
@@ -83,7 +83,7 @@ class PrefixCache:
         def kv(shape: tuple[int, int, int, int], dtype: torch.dtype) -> KV:
             return KV(shape[0], self.capacity, *shape[1:], dtype, nets.device)
 
-        self.model, self.fine = kv(model, nets.model.dtype), kv(fine, nets.model.dtype)
+        self.model, self.fine = kv(model, nets.model.kept), kv(fine, nets.model.kept)
         self.encoder, self.decoder = kv(encoder, torch.float32), kv(decoder, torch.float32)
         self.prefixes = Prefixes(self.model, self.fine, self.decoder)
         self._made = 0

@@ -6,6 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import native
+
+
+def kept(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What keys and values are kept in where products are in `dtype`: on a CPU in float32, unless
+    the compiled kernels read the other."""
+    if device.type != "cpu":
+        return dtype
+    found = native.available()
+    return dtype if found and dtype in found.dtypes else torch.float32
+
 
 class Lane(NamedTuple):
     """Where the rows of one symbol look: its slot, and how many positions of it."""

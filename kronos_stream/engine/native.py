@@ -22,7 +22,8 @@ _tried: "Kernels | str | None" = None
 
 
 class Kernels:
-    """The functions of a compiled library; tensors are float32 on the CPU."""
+    """The functions of a compiled library. Rows are float32 on the CPU; weights, keys and values
+    any of `dtypes`."""
 
     def __init__(self, library: Path) -> None:
         functions = ctypes.CDLL(str(library))
@@ -33,8 +34,9 @@ class Kernels:
             found.argtypes, found.restype = arguments, None
             return found  # type: ignore[no-any-return]
 
-        functions.panel.restype = number
+        functions.panel.restype = functions.pairs_pay.restype = number
         self._panel = int(functions.panel())
+        self.dtypes = (torch.float32, torch.bfloat16) if functions.pairs_pay() else (torch.float32,)
         self.multiply = function("run_product", *[array] * 3, number, array)
         self.append = function("run_append", *[array] * 4, *[number] * 3)
         self.attend = function("run_attend", array, number, *[array] * 2, *[number] * 2, array)
@@ -44,20 +46,22 @@ class Kernels:
 
     def product(self, weight: Tensor, bias: Tensor | None) -> "Product | None":
         """Of a weight (out, in) and bias (out,); None where their width does not fit."""
-        out, wide = weight.shape
-        if out % self._panel:
-            return None
-        panels = weight.view(-1, self._panel, wide).transpose(1, 2).contiguous()
-        return Product(self, panels, bias, out, gated=False)
+        return self._product([weight], bias)
 
     def gate(self, w1: Tensor, w3: Tensor) -> "Product | None":
         """silu(x W1ᵀ) · (x W3ᵀ) of weights (out, in); None where their width does not fit."""
-        out, wide = w1.shape
-        half = self._panel // 2
-        if out % half:
+        return self._product([w1, w3], None)
+
+    def _product(self, weights: list[Tensor], bias: Tensor | None) -> "Product | None":
+        """Of one weight, or of the two of a gate, whose columns take turns in a panel."""
+        out, wide = weights[0].shape
+        dtype, columns = weights[0].dtype, self._panel // len(weights)
+        if out % columns:
             return None
-        both = torch.cat([w.view(-1, half, wide) for w in (w1, w3)], dim=1)
-        return Product(self, both.transpose(1, 2).contiguous(), None, out, gated=True)
+        inputs = torch.float32.itemsize // dtype.itemsize
+        parts = [w.view(-1, columns, wide // inputs, inputs) for w in weights]
+        panels = torch.cat(parts, dim=1).transpose(1, 2).contiguous()
+        return Product(self, panels, bias, out, gated=len(weights) == 2)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / rms(x) · weight, x (R, width) → (R, width)."""
@@ -72,14 +76,17 @@ class Kernels:
 
 
 class Product:
-    """x Wᵀ with what follows it, by a weight in panels of columns."""
+    """x Wᵀ with what follows it, by a weight in panels (panels, depth, columns, inputs of a
+    number)."""
 
     def __init__(
         self, kernels: Kernels, panels: Tensor, bias: Tensor | None, width: int, *, gated: bool
     ) -> None:
+        bias = None if bias is None else bias.float()
         self._multiply, self._tensors = kernels.multiply, (panels, bias)
         places = panels.data_ptr(), None if bias is None else bias.data_ptr()
-        self.weights = _Weights(*places, panels.shape[1], width, gated)
+        paired = panels.dtype == torch.bfloat16
+        self.weights = _Weights(*places, panels.shape[1], width, gated, paired)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (R, in) → (R, out)."""
@@ -118,6 +125,7 @@ class Memory:
         self.places = _Memory(
             *(keys, values, *(rest or (None, None)), *of_lanes),
             *(len(lanes), length, 0 if own is None else own[0].shape[2], run),
+            slots[0].dtype == torch.bfloat16,
         )
 
     def append(self, keys: Tensor, values: Tensor, step: int) -> None:
@@ -172,7 +180,7 @@ class _Weights(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("panels", "bias")),
-        *((name, ctypes.c_int64) for name in ("depth", "width", "gated")),
+        *((name, ctypes.c_int64) for name in ("depth", "width", "gated", "paired")),
     )
 
 
@@ -188,7 +196,7 @@ class _Memory(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("keys", "values", "own_keys", "own_values")),
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("slots", "lengths")),
-        *((name, ctypes.c_int64) for name in ("lanes", "length", "steps", "run")),
+        *((name, ctypes.c_int64) for name in ("lanes", "length", "steps", "run", "paired")),
     )
 
 
@@ -210,9 +218,14 @@ def choose(wanted: bool) -> None:
 
 
 def kernels(x: Tensor) -> Kernels | None:
-    """The compiled kernels, if they are for such a tensor and its width."""
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % WIDTH == 0
-    return available() if fits else None
+    """The compiled kernels, if they are for such rows."""
+    return reading(x) if x.dtype == torch.float32 else None
+
+
+def reading(kept: Tensor) -> Kernels | None:
+    """The compiled kernels, if they read such weights, keys or values."""
+    found = available() if kept.device.type == "cpu" and kept.shape[-1] % WIDTH == 0 else None
+    return found if found and kept.dtype in found.dtypes else None
 
 
 def available() -> Kernels | None:

@@ -22,6 +22,7 @@ from ..model.transformer import Attention, Block, RMSNorm, rotary_table
 from ..wire.messages import ForecastSpec
 from . import native
 from .attention import Memory
+from .kv import kept
 from .linear import Gate, between, product
 from .native import kernels
 
@@ -120,7 +121,7 @@ class Stack:
         self, blocks: nn.ModuleList, length: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.layers = [Layer(cast(Block, block), dtype, device) for block in blocks]
-        self.dtype = between(dtype, device)
+        self.dtype, self.kept = between(dtype, device), kept(dtype, device)
         self.kv_heads, self.head_width = 1, 2
         if self.layers:
             self.kv_heads, self.head_width = self.layers[0].kv_heads, self.layers[0].head_width

@@ -40,9 +40,12 @@ def computing(way: str) -> Iterator[None]:
 
 @contextmanager
 def multiplying_in_bfloat16() -> Iterator[None]:
-    """On a CPU whose products are in bfloat16 where asked for: by torch where oneDNN cannot,
-    slowly."""
+    """As on a CPU that has bfloat16: by the compiled kernels if these are chosen, else by oneDNN,
+    or by torch where it cannot."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        if found := native.available():
+            patch.setattr(found, "dtypes", (torch.float32, torch.bfloat16))
         if not linear.multiplies(torch.bfloat16, torch.device("cpu")):
             patch.setattr(linear, "multiplies", lambda dtype, device: True)
             patch.setattr(linear, "_packs", lambda weight: False)

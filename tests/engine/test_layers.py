@@ -13,7 +13,7 @@ from kronos_stream.engine.networks import Layer, Stack
 from kronos_stream.model.transformer import Block
 from tests.threads import threads
 
-from .conftest import computing
+from .conftest import computing, multiplying_in_bfloat16
 
 CPU = torch.device("cpu")
 LENGTHS = (40, 37)
@@ -56,7 +56,8 @@ class Case(NamedTuple):
 
     def own(self, rows: int) -> tuple[Tensor, Tensor]:
         shape = (rows, self.stack.kv_heads, STEPS, self.stack.head_width)
-        return torch.randn(shape), torch.randn(shape)
+        keys, values = torch.randn(2, *shape).to(self.kv.keys.dtype)
+        return keys, values
 
 
 @pytest.fixture(
@@ -67,13 +68,13 @@ def case(request: pytest.FixtureRequest) -> Case:
     return case_of(*request.param)
 
 
-def case_of(width: int, heads: int, kv_heads: int) -> Case:
+def case_of(width: int, heads: int, kv_heads: int, dtype: torch.dtype = torch.float32) -> Case:
     torch.manual_seed(width + kv_heads)
     block = Block(width, heads, 96, n_kv_heads=kv_heads).eval()
     for norm in (block.norm1, block.norm2):
         nn.init.uniform_(norm.weight, 0.5, 2)
-    stack = Stack(nn.ModuleList([block]), 64, torch.float32, CPU)
-    kv = KV(1, 3, kv_heads, 50, width // heads, torch.float32, CPU)
+    stack = Stack(nn.ModuleList([block]), 64, dtype, CPU)
+    kv = KV(1, 3, kv_heads, 50, width // heads, stack.kept, CPU)
     kv.keys.fill_(torch.nan)
     kv.values.fill_(torch.nan)
     return Case(block, stack, kv, [torch.randn(length + STEPS, width) for length in LENGTHS])
@@ -138,11 +139,34 @@ def test_paths_in_one_run(case: Case) -> None:
 
 
 @pytest.mark.parametrize("way", ["compiled", "avx512"])
+@torch.inference_mode()
+def test_in_bfloat16(way: str) -> None:
+    with computing(way), multiplying_in_bfloat16():
+        case = case_of(64, 4, 2, torch.bfloat16)
+        filled = case.fill(chunk=8)
+        for x, ours in zip(case.series, filled, strict=True):
+            near(ours, case.plain(x[None, : len(ours)])[0])
+        x, plain, begin, lanes = paths(case)
+        memory = Branches(case.kv, 0, lanes, case.own(len(x)))
+        for step in range(STEPS):
+            ours = case.run(x[:, step], [at + step for at in begin], memory, step)
+            near(ours, plain[:, step])
+
+
+def near(ours: Tensor, theirs: Tensor) -> None:
+    """Numbers are rounded by 2⁻⁹ of themselves at most, before each of some products."""
+    torch.testing.assert_close(ours, theirs, atol=2**-6, rtol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", ["compiled", "avx512"])
 @pytest.mark.parametrize("run", [1, STEPS])
 @torch.inference_mode()
-def test_paths_ignore_their_neighbours_and_the_threads(run: int, way: str) -> None:
-    with computing(way):
-        case = case_of(64, 4, 2)
+def test_paths_ignore_their_neighbours_and_the_threads(
+    run: int, way: str, dtype: torch.dtype
+) -> None:
+    with computing(way), multiplying_in_bfloat16():
+        case = case_of(64, 4, 2, dtype)
         case.fill()
         x, _, begin, lanes = paths(case)
         rows = x[:, :run]
@@ -162,11 +186,12 @@ def test_paths_ignore_their_neighbours_and_the_threads(run: int, way: str) -> No
                         assert torch.equal(through(beside, [lane]), whole[beside])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("way", ["compiled", "avx512"])
 @torch.inference_mode()
-def test_chunks_of_any_length_give_the_same_bits(way: str) -> None:
-    with computing(way):
-        case = case_of(64, 4, 2)
+def test_chunks_of_any_length_give_the_same_bits(way: str, dtype: torch.dtype) -> None:
+    with computing(way), multiplying_in_bfloat16():
+        case = case_of(64, 4, 2, dtype)
         whole = case.fill()
         for chunk, count in ((1, 1), (8, 2), (11, 1), (1_000, 2)):
             with threads(count):

@@ -25,8 +25,9 @@ CPU = torch.device("cpu")
     params=[
         pytest.param(("compiled", torch.float32), id="compiled"),
         pytest.param(("torch", torch.float32), id="torch"),
+        pytest.param(("compiled", torch.bfloat16), id="compiled bfloat16"),
         pytest.param(
-            ("compiled", torch.bfloat16),
+            ("torch", torch.bfloat16),
             id="bfloat16",
             marks=pytest.mark.skipif(
                 not multiplies(torch.bfloat16, CPU), reason="this processor has no bfloat16"
@@ -35,9 +36,9 @@ CPU = torch.device("cpu")
     ]
 )
 def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
-    """float32 by our kernels and without them, and bfloat16, whose products are not ours."""
+    """Either, by our kernels and without them."""
     way, dtype = request.param
-    with computing(way):
+    with computing(way), multiplying_in_bfloat16():
         yield dtype
 
 
@@ -91,12 +92,21 @@ def test_products_are_those_of_torch(
 
 
 @pytest.mark.parametrize(("wide", "out"), PRODUCTS)
+@pytest.mark.usefixtures("every_way")
 @torch.inference_mode()
 def test_products_in_bfloat16(wide: int, out: int) -> None:
-    """They come out rounded (by 2⁻⁷ at most below 4), and the two of a gate before they are
-    multiplied; residuals do not."""
+    """Without the kernels they come out rounded (by 2⁻⁷ at most below 4), and the two of a gate
+    before they are multiplied; residuals do not."""
     with multiplying_in_bfloat16():
         check(wide, out, torch.bfloat16, torch.bfloat16, atol=2**-7, rtol=3 * 2**-8)
+
+
+@pytest.mark.parametrize(("wide", "out"), [shape for shape in PRODUCTS if shape[1] % 32 == 0])
+@pytest.mark.usefixtures("vectors")
+@torch.inference_mode()
+def test_compiled_products_in_bfloat16_are_summed_in_float32(wide: int, out: int) -> None:
+    with multiplying_in_bfloat16():
+        check(wide, out, torch.bfloat16, torch.bfloat16, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("wide", "out"), PRODUCTS)

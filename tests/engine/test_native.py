@@ -4,25 +4,33 @@ import pytest
 import torch
 
 from kronos_stream.engine import native
-from kronos_stream.engine.attention import Branches, over_prefix, with_suffix
+from kronos_stream.engine.attention import Branches, over_prefix, trunks, with_suffix
 from kronos_stream.engine.kv import KV, Lane
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
+from .conftest import multiplying_in_bfloat16
+
 CPU = torch.device("cpu")
 
 
 def attention(
-    heads: int, kv_heads: int, width: int, paths: int, *, length: int = 75
+    heads: int,
+    kv_heads: int,
+    width: int,
+    paths: int,
+    *,
+    length: int = 75,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, KV, list[Lane], tuple[torch.Tensor, torch.Tensor]]:
     """Queries whose rows lie apart, a cache of three slots, two lanes, and what is their own."""
     torch.manual_seed(width + paths)
-    kv = KV(2, 3, kv_heads, 90, width, torch.float32, CPU)
+    kv = KV(2, 3, kv_heads, 90, width, dtype, CPU)
     kv.keys.normal_()
     kv.values.normal_()
     q = torch.randn(2 * paths, heads + 2, width)[:, :heads]
-    own = tuple(torch.randn(2 * paths, kv_heads, 7, width) for _ in range(2))
+    own = tuple(torch.randn(2 * paths, kv_heads, 7, width).to(dtype) for _ in range(2))
     return q, kv, [Lane(2, length), Lane(0, length - 4)], own
 
 
@@ -39,6 +47,27 @@ def test_attention_is_that_of_torch(
     torch.testing.assert_close(
         Branches(kv, 1, lanes, own).attend(q, seen), plain, atol=2e-6, rtol=1e-5
     )
+
+
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("seen", [0, 1, 7])
+@pytest.mark.parametrize("paths", [1, 10, 16, 17])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(2, 2, 8), (6, 2, 24), (4, 4, 64)])
+@torch.inference_mode()
+def test_attention_over_bfloat16_rounds_queries_and_nothing_else(
+    heads: int, kv_heads: int, width: int, paths: int, seen: int
+) -> None:
+    dtype = torch.bfloat16
+    with multiplying_in_bfloat16():
+        q, kv, lanes, own = attention(heads, kv_heads, width, paths, dtype=dtype)
+        ours = Branches(kv, 1, lanes, own).attend(q, seen)
+    rounded = (q * width**-0.5).to(dtype).float() * width**0.5
+    wide = KV(2, 3, kv_heads, 90, width, torch.float32, CPU)
+    wide.keys, wide.values = kv.keys.float(), kv.values.float()
+    plain = with_suffix(
+        over_prefix(rounded, wide, 1, lanes), rounded, own[0].float(), own[1].float(), seen
+    )
+    torch.testing.assert_close(ours, plain, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("vectors")
@@ -61,6 +90,20 @@ def test_large_scores_stay_finite() -> None:
     torch.testing.assert_close(
         Branches(kv, 0, lanes, own).attend(q, 7), plain, atol=1e-5, rtol=1e-4
     )
+
+
+@pytest.mark.usefixtures("vectors")
+@torch.inference_mode()
+def test_what_is_kept_in_bfloat16_is_rounded_as_torch_does() -> None:
+    with multiplying_in_bfloat16():
+        _, kv, lanes, _ = attention(2, 2, 8, 3, dtype=torch.bfloat16)
+        keys, values = torch.randn(2, 2, 2, 8)
+        keys[0, 0, :3] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8])  # ties
+        trunk = trunks(kv, lanes)[1]
+        trunk.append(keys, values)
+    for part, new in ((kv.keys, keys), (kv.values, values)):
+        for lane, row in zip(lanes, new, strict=True):
+            assert torch.equal(part[1, lane.slot, :, lane.length], row.bfloat16())
 
 
 @pytest.mark.usefixtures("steps")

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "numbers.h"
 #include "vectors.h"
 
 namespace {
@@ -13,37 +14,45 @@ constexpr int64_t LANES = WIDE;  // queries that share a pass over the keys, one
 constexpr int64_t KEYS = 12;     // keys whose scores are summed in registers together
 constexpr int64_t BLOCK = 64;    // values that stay in the first cache while a tile passes
 
-// Scores (N, LANES) of N keys (N, width) and queries (width, LANES). Asks for as much from `next`.
-template <int N>
-void score(const float* keys, const float* queries, int64_t width, const float* next,
+// Memory that is read soon: asked for evenly, `pace` floats further with each turn of a loop.
+struct Ahead {
+  const float* from;
+  int64_t pace;
+
+  void ask(int64_t turn) const { __builtin_prefetch(from + turn * pace); }
+};
+
+// Scores (N, LANES) of N keys (N, depth) and queries (depth, LANES), numbers of a kind.
+template <typename Kind, int N>
+void score(const float* keys, const float* queries, int64_t depth, const Ahead (&next)[3],
            float* scores) {
   Wide sums[N] = {};
-  for (int64_t d = 0; d < width; ++d) {
-    __builtin_prefetch(next + d * N);
+  for (int64_t d = 0; d < depth; ++d) {
+    for (const Ahead& some : next) some.ask(d);
     const Wide q = load<Wide>(queries + d * LANES);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sums[i] += keys[i * width + d] * q;
+    for (int i = 0; i < N; ++i) sums[i] = Kind::add(sums[i], keys[i * depth + d], q);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) store(scores + i * LANES, sums[i]);
 }
 
-// Adds `Each` vectors of the values (count, width) to N rows of `out` (N, width), by their weights
-// (count, LANES). Asks for as much from `next`, a row of values after the other.
-template <int N, int Each, typename V>
-void add(const float* weights, const float* values, int64_t count, int64_t width,
+// Adds `Each` vectors, from column d on, of the values (count, width) to N rows of `out` (N, width),
+// by their weights (count, LANES). Asks for as much from `next`, a row of values after the other.
+template <typename Kind, int N, int Each, typename V>
+void add(const float* weights, const float* values, int64_t d, int64_t count, int64_t width,
          const float* next, float* out) {
   constexpr int64_t size = sizeof(V) / sizeof(float);
   V sums[N][Each];
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
-    for (int e = 0; e < Each; ++e) sums[i][e] = load<V>(out + i * width + e * size);
+    for (int e = 0; e < Each; ++e) sums[i][e] = load<V>(out + i * width + d + e * size);
   for (int64_t j = 0; j < count; ++j) {
-    __builtin_prefetch(next + j * width);
+    __builtin_prefetch(next + (j * width + d) / Kind::EACH);
     V v[Each];
 #pragma GCC unroll 2
-    for (int e = 0; e < Each; ++e) v[e] = load<V>(values + j * width + e * size);
+    for (int e = 0; e < Each; ++e) v[e] = Kind::template values<V>(values, j * width + d + e * size);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
@@ -52,18 +61,18 @@ void add(const float* weights, const float* values, int64_t count, int64_t width
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
-    for (int e = 0; e < Each; ++e) store(out + i * width + e * size, sums[i][e]);
+    for (int e = 0; e < Each; ++e) store(out + i * width + d + e * size, sums[i][e]);
 }
 
 // Adds the values (count, width) to N rows of `out` (N, width), by their weights (count, LANES).
-template <int N>
+template <typename Kind, int N>
 void gather(const float* weights, const float* values, int64_t count, int64_t width,
             const float* next, float* out) {
   constexpr int EACH = 2 * N <= SUMS ? 2 : 1;
   int64_t d = 0;
   for (; d + EACH * WIDE <= width; d += EACH * WIDE)
-    add<N, EACH, Wide>(weights, values + d, count, width, next + d, out + d);
-  for (; d < width; d += W) add<N, 1, Vec>(weights, values + d, count, width, next + d, out + d);
+    add<Kind, N, EACH, Wide>(weights, values, d, count, width, next, out);
+  for (; d < width; d += W) add<Kind, N, 1, Vec>(weights, values, d, count, width, next, out);
 }
 
 struct Heads {
@@ -74,18 +83,17 @@ struct Heads {
 
 // What the rows of some lanes look at in one layer, as many rows of each lane: the lane's slot, and
 // behind that what a run of rows has of its own. Where nothing is its own, the rows continue the
-// slot. A row sees what is before it and itself.
+// slot. A row sees what is before it and itself. All are floats, or pairs where it is `paired`.
 struct Memory {
   float *keys, *values;            // (slots, kv heads, length, width)
   float *own_keys, *own_values;    // (rows / run, kv heads, steps, width), or none
   const int64_t *slots, *lengths;  // of each lane
-  int64_t lanes, length, steps, run;
+  int64_t lanes, length, steps, run, paired;
 };
 
-// Keys and values (rows, heads, width), whose rows lie `stride` apart, to where they belong: of its
-// own, to a run's steps from `step` on. Each thread does its share of the rows.
-void append(const float* keys, const float* values, const Memory& m, const Heads& h, int64_t rows,
-            int64_t stride, int64_t step) {
+template <typename Kind>
+void append_of(const float* keys, const float* values, const Memory& m, const Heads& h, int64_t rows,
+               int64_t stride, int64_t step) {
   const int64_t each = rows / m.lanes;
 #pragma omp for schedule(static)
   for (int64_t r = 0; r < rows; ++r) {
@@ -94,61 +102,83 @@ void append(const float* keys, const float* values, const Memory& m, const Heads
     const int64_t place = m.own_keys ? step + r % m.run : m.lengths[lane] + r % each;
     for (int64_t k = 0; k < h.kv; ++k) {
       const int64_t from = r * stride + k * h.width;
-      const int64_t to = ((owner * h.kv + k) * length + place) * h.width;
-      std::copy_n(keys + from, h.width, (m.own_keys ? m.own_keys : m.keys) + to);
-      std::copy_n(values + from, h.width, (m.own_keys ? m.own_values : m.values) + to);
+      const int64_t to = ((owner * h.kv + k) * length + place) * h.width / Kind::EACH;
+      Kind::put(keys + from, h.width, (m.own_keys ? m.own_keys : m.keys) + to);
+      Kind::put(values + from, h.width, (m.own_keys ? m.own_values : m.values) + to);
     }
   }
 }
 
+// Keys and values (rows, heads, width), whose rows lie `stride` apart, to where they belong: of its
+// own, to a run's steps from `step` on. Each thread does its share of the rows.
+void append(const float* keys, const float* values, const Memory& m, const Heads& h, int64_t rows,
+            int64_t stride, int64_t step) {
+  of_kind(m.paired, [&](auto kind) {
+    append_of<decltype(kind)>(keys, values, m, h, rows, stride, step);
+  });
+}
+
 // At most LANES of the queries that look at one key/value head of one lane: a row's after the
 // other's. Scores and weights are (keys, LANES): the slot's, then those of each query's own.
+template <typename Kind>
 class Tile {
  public:
   // `seen`: how much of its own the first row of a run sees.
   Tile(const Memory& m, const Heads& h, int64_t lane, int64_t begin, int64_t end, int64_t seen)
-      : m_(m), h_(h), begin_(begin), size_(end - begin), seen_(seen), filled_(m.lengths[lane]) {
+      : m_(m),
+        h_(h),
+        begin_(begin),
+        size_(end - begin),
+        seen_(seen),
+        filled_(m.lengths[lane]),
+        depth_(h.width / Kind::EACH) {
     shared_ = m.own_keys ? filled_ : filled_ + row(size_ - 1) + 1;
     most_ = m.own_keys ? seen + std::min(m.run, row(size_ - 1) + 1) - 1 : 0;
-    queries_.assign(h.width * LANES, 0.0f);
+    scaled_.resize(size_ * depth_);
+    queries_.assign(depth_ * LANES, 0.0f);
     scores_.assign((shared_ + most_) * LANES, 0.0f);
     out_.assign(size_ * h.width, 0.0f);
   }
 
   // q (rows, stride) and `to` (rows, heads, width) from the lane's first row and the first head of
   // these queries on; keys and values of their head; own keys and values from the lane's first run
-  // and their head on. Values are asked for while keys are read, and keys of the `next` head while
-  // values are.
+  // and their head on. Values and what is their own are asked for while keys are read, and keys of
+  // the `next` head while values are.
   void run(const float* q, int64_t stride, const float* keys, const float* values,
            const float* own_keys, const float* own_values, const float* next, float* to) {
     const int64_t width = h_.width;
     const float scale = 1 / std::sqrt(static_cast<float>(width));
+    std::vector<float> floats(width);
     for (int64_t i = 0; i < size_; ++i) {
       const float* from = q + row(i) * stride + head(i) * width;
-      for (int64_t d = 0; d < width; ++d) queries_[d * LANES + i] = scale * from[d];
+      for (int64_t d = 0; d < width; ++d) floats[d] = scale * from[d];
+      float* scaled = &scaled_[i * depth_];
+      Kind::put(floats.data(), width, scaled);
+      for (int64_t d = 0; d < depth_; ++d) queries_[d * LANES + i] = scaled[d];
     }
     for (int64_t j = 0; j < shared_; j += KEYS)
       unrolled<KEYS>(shared_ - j, [&](auto n) {
-        score<n()>(keys + j * width, queries_.data(), width, values + j * width,
-                   &scores_[j * LANES]);
+        const Ahead next[] = {
+            {values + j * depth_, n()}, part(own_keys, j, n()), part(own_values, j, n())};
+        score<Kind, n()>(keys + j * depth_, queries_.data(), depth_, next, &scores_[j * LANES]);
       });
     for (int64_t i = 0; i < size_; ++i) {
       if (m_.own_keys)
-        look_at_own(i, q + row(i) * stride + head(i) * width, own_keys + own(i), scale);
+        look_at_own(i, own_keys + own(i));
       else
         hide(i, filled_ + row(i) + 1);
     }
     soften();
     for (int64_t j = 0; j < shared_; j += BLOCK)
       unrolled<LANES>(size_, [&](auto n) {
-        gather<n()>(&scores_[j * LANES], values + j * width, std::min(BLOCK, shared_ - j), width,
-                    next + j * width, out_.data());
+        gather<Kind, n()>(&scores_[j * LANES], values + j * depth_, std::min(BLOCK, shared_ - j),
+                          width, next + j * depth_, out_.data());
       });
     for (int64_t i = 0; i < size_; ++i) {
       float* out = &out_[i * width];
       if (m_.own_keys)
-        gather<1>(scores_.data() + shared_ * LANES + i, own_values + own(i), of_own(i), width,
-                  own_values + own(i), out);
+        gather<Kind, 1>(scores_.data() + shared_ * LANES + i, own_values + own(i), of_own(i),
+                        width, own_values + own(i), out);
       for (int64_t d = 0; d < width; d += W)
         store(to + (row(i) * h_.queries + head(i)) * width + d, load(out + d) * shares_[i]);
     }
@@ -159,16 +189,28 @@ class Tile {
 
   int64_t head(int64_t i) const { return (begin_ + i) % h_.each(); }
 
-  int64_t own(int64_t i) const { return row(i) / m_.run * h_.kv * m_.steps * h_.width; }
+  int64_t own(int64_t i) const { return row(i) / m_.run * h_.kv * m_.steps * depth_; }
 
   int64_t of_own(int64_t i) const { return seen_ + row(i) % m_.run; }
 
-  void look_at_own(int64_t i, const float* q, const float* keys, float scale) {
+  // What is the queries' own, keys or values, is spread over the slot's keys: the part to ask for
+  // while `count` of these from j on are scored.
+  Ahead part(const float* from, int64_t j, int64_t count) const {
+    if (!m_.own_keys) return {from, 0};
+    const int64_t i = j * size_ / shared_, all = size_ * seen_ * depth_;
+    const int64_t begin = (j - i * shared_ / size_) * all / shared_;
+    return {from + own(i) + begin, (count * all - 1) / (shared_ * depth_) + 1};
+  }
+
+  void look_at_own(int64_t i, const float* keys) {
+    const auto values = [](const float* from, int64_t d) {
+      return Kind::template values<Vec>(from, d);
+    };
     for (int64_t j = 0; j < of_own(i); ++j) {
       Vec dot{};
       for (int64_t d = 0; d < h_.width; d += W)
-        dot += load(q + d) * load(keys + j * h_.width + d);
-      scores_[(shared_ + j) * LANES + i] = scale * sum(dot);
+        dot += values(&scaled_[i * depth_], d) * values(keys + j * depth_, d);
+      scores_[(shared_ + j) * LANES + i] = sum(dot);
     }
     hide(i, shared_ + of_own(i));
   }
@@ -197,32 +239,40 @@ class Tile {
 
   const Memory& m_;
   const Heads& h_;
-  const int64_t begin_, size_, seen_, filled_;
+  const int64_t begin_, size_, seen_, filled_, depth_;
   int64_t shared_, most_;  // keys of the slot, and of any query's own
-  std::vector<float> queries_, scores_, out_;
+  std::vector<float> scaled_, queries_, scores_, out_;
   float shares_[LANES];
 };
 
-// q (rows, stride), each row of which begins with its heads, over what they see → out (rows, heads,
-// width). Each thread does its share of the tiles.
-void attend(const float* q, int64_t stride, const Memory& m, const Heads& h, int64_t rows,
-            int64_t seen, float* out) {
-  const int64_t each = rows / m.lanes, queries = each * h.each();
+template <typename Kind>
+void attend_of(const float* q, int64_t stride, const Memory& m, const Heads& h, int64_t rows,
+               int64_t seen, float* out) {
+  const int64_t each = rows / m.lanes, queries = each * h.each(), depth = h.width / Kind::EACH;
   const int64_t tiles = (queries + LANES - 1) / LANES;
   const auto place = [&](int64_t work) {
     const int64_t head = work / tiles;
-    return (m.slots[head / h.kv % m.lanes] * h.kv + head % h.kv) * m.length * h.width;
+    return (m.slots[head / h.kv % m.lanes] * h.kv + head % h.kv) * m.length * depth;
   };
 #pragma omp for schedule(static)
   for (int64_t work = 0; work < m.lanes * h.kv * tiles; ++work) {
     const int64_t tile = work % tiles, head = work / tiles % h.kv, lane = work / tiles / h.kv;
     const int64_t first = head * h.each() * h.width;
-    const int64_t own = (lane * (each / m.run) * h.kv + head) * m.steps * h.width;
-    Tile(m, h, lane, tile * queries / tiles, (tile + 1) * queries / tiles, seen)
+    const int64_t own = (lane * (each / m.run) * h.kv + head) * m.steps * depth;
+    Tile<Kind>(m, h, lane, tile * queries / tiles, (tile + 1) * queries / tiles, seen)
         .run(q + lane * each * stride + first, stride, m.keys + place(work),
              m.values + place(work), m.own_keys + own, m.own_values + own,
              m.keys + place(work + 1), out + lane * each * h.queries * h.width + first);
   }
+}
+
+// q (rows, stride), each row of which begins with its heads, over what they see → out (rows, heads,
+// width). Each thread does its share of the tiles.
+void attend(const float* q, int64_t stride, const Memory& m, const Heads& h, int64_t rows,
+            int64_t seen, float* out) {
+  of_kind(m.paired, [&](auto kind) {
+    attend_of<decltype(kind)>(q, stride, m, h, rows, seen, out);
+  });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The engine's products and small steps, for float32 on a CPU; native.py compiles and calls them.
+// The engine's products and small steps on a CPU; native.py compiles and calls them. Rows are
+// float32.
 // The same arithmetic in torch is in networks.py, attention.py and linear.py.
 
 #include "attention.h"
@@ -21,6 +22,15 @@ extern "C" {
 
 // The columns of a panel: weights (out, in) come as (out / panel, in, panel).
 int64_t panel() { return PANEL; }
+
+// Whether pairs of bfloat16 pay for weights, (out / panel, in / 2, panel, 2), keys and values.
+int64_t pairs_pay() {
+#ifdef PAIRS_PAY
+  return true;
+#else
+  return false;
+#endif
+}
 
 void run_product(const Weights* weights, const float* x, const float* other, int64_t rows,
                  float* out) {
@@ -56,7 +66,7 @@ void run_attend(const float* q, int64_t stride, const Memory* memory, const Head
 void run_layer(const Layer* l, const Memory* memory, const float* cosines, const float* sines,
                int64_t rows, int64_t step, float* x) {
   const Heads& h = l->heads;
-  const int64_t width = l->qkv.depth, stride = l->qkv.width;
+  const int64_t width = h.queries * h.width, stride = l->qkv.width;
   // Kept from call to call: the system would have to clear its pages each time.
   thread_local std::vector<float> scratch;
   scratch.resize(std::max<size_t>(scratch.size(), rows * (width + stride + l->gate.width)));

@@ -6,6 +6,9 @@
 
 #pragma once
 
+#include <vector>
+
+#include "numbers.h"
 #include "vectors.h"
 
 namespace {
@@ -20,28 +23,28 @@ inline Wide silu(Wide x) {
   return x * ((x < 0 ? e : Wide{} + 1) / (1 + e));
 }
 
-// A matrix (width, depth) in panels (panels, depth, PANEL), and its bias (width) or none. A gate
-// silu(x W1ᵀ) · (x W3ᵀ) has a vector of the first matrix's columns before one of the second's.
+// A matrix (width, depth) of floats, or of pairs where it is `paired`, in panels (panels, depth,
+// PANEL), and its bias (width) or none. A gate silu(x W1ᵀ) · (x W3ᵀ) has a vector of the first
+// matrix's columns before one of the second's.
 struct Weights {
   const float *panels, *bias;
-  int64_t depth, width, gated;
+  int64_t depth, width, gated, paired;
 };
 
+// Of some rows x (rows, depth) of a kind of numbers.
+template <typename Kind>
 class Product {
  public:
-  Product(const Weights& weights, const float* x, const float* other, float* out)
-      : w_(weights), x_(x), other_(other), out_(out) {}
+  Product(const Weights& weights, const float* x, const float* other, int64_t rows, float* out)
+      : w_(weights), x_(x), other_(other), rows_(rows), out_(out) {}
 
-  int64_t panels() const { return w_.width / (w_.gated ? WIDE : PANEL); }
-
-  void panel(int64_t p, int64_t begin, int64_t end) const {
-    const int64_t rows = end - begin, blocks = (rows + ROWS - 1) / ROWS;
-    const int64_t every = std::min(blocks, SLOWEST);
+  void panel(int64_t p) const {
+    const int64_t blocks = (rows_ + ROWS - 1) / ROWS, every = std::min(blocks, SLOWEST);
     const float* columns = w_.panels + p * w_.depth * PANEL;
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t from = b * rows / blocks, to = (b + 1) * rows / blocks;
+      const int64_t from = b * rows_ / blocks, to = (b + 1) * rows_ / blocks;
       const float* next = columns + (w_.depth + b % every * (w_.depth / every)) * PANEL;
-      unrolled<ROWS>(to - from, [&](auto n) { block<n()>(begin + from, p, columns, next, every); });
+      unrolled<ROWS>(to - from, [&](auto n) { block<n()>(from, p, columns, next, every); });
     }
   }
 
@@ -58,8 +61,8 @@ class Product {
         const Wide l = load<Wide>(columns + k * PANEL), r = load<Wide>(columns + k * PANEL + WIDE);
 #pragma GCC unroll 16
         for (int i = 0; i < N; ++i) {
-          left[i] += from[i * depth + k] * l;
-          right[i] += from[i * depth + k] * r;
+          left[i] = Kind::add(left[i], from[i * depth + k], l);
+          right[i] = Kind::add(right[i], from[i * depth + k], r);
         }
       }
     }
@@ -78,20 +81,36 @@ class Product {
 
   const Weights& w_;
   const float *x_, *other_;
+  const int64_t rows_;
   float* out_;
 };
 
-// x Wᵀ plus bias and `other` (rows, width), where they are given: x (rows, depth) → out (rows,
+template <typename Kind>
+void multiply_of(const Weights& w, const float* x, const float* other, int64_t rows, float* out) {
+  thread_local std::vector<float> scratch;
+  const int64_t inputs = w.depth * Kind::EACH, panels = w.width / (w.gated ? WIDE : PANEL);
+  for (int64_t begin = 0; begin < rows; begin += SOME) {
+    const int64_t count = std::min(SOME, rows - begin), place = begin * w.width;
+    const float* some = x + begin * inputs;
+    if (Kind::EACH > 1) {  // each thread for itself: it is little work
+      scratch.resize(std::max<size_t>(scratch.size(), SOME * w.depth));
+      Kind::put(some, count * inputs, scratch.data());
+      some = scratch.data();
+    }
+    const Product<Kind> product(w, some, other ? other + place : nullptr, count, out + place);
+#pragma omp for schedule(static) nowait
+    for (int64_t p = 0; p < panels; ++p) product.panel(p);
+  }
+#pragma omp barrier
+}
+
+// x Wᵀ plus bias and `other` (rows, width), where they are given: x (rows, inputs) → out (rows,
 // width), which may be `other`. Each thread does its share of the panels.
 void multiply(const Weights& weights, const float* x, const float* other, int64_t rows,
               float* out) {
-  const Product product(weights, x, other, out);
-  for (int64_t begin = 0; begin < rows; begin += SOME) {
-#pragma omp for schedule(static) nowait
-    for (int64_t p = 0; p < product.panels(); ++p)
-      product.panel(p, begin, std::min(rows, begin + SOME));
-  }
-#pragma omp barrier
+  of_kind(weights.paired, [&](auto kind) {
+    multiply_of<decltype(kind)>(weights, x, other, rows, out);
+  });
 }
 
 }  // namespace

@@ -24,6 +24,18 @@ constexpr int64_t SERIAL = 1 << 15;  // floats up to which waking other threads 
 typedef float Vec __attribute__((vector_size(4 * W)));
 typedef float Wide __attribute__((vector_size(4 * WIDE)));
 
+template <typename V>
+using Ints = decltype(V{} < V{});  // as wide as V
+
+// The bits of one thing as another.
+template <typename To, typename From>
+inline To as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
 template <typename V = Vec>
 inline V load(const float* from) {
   V v;
@@ -46,17 +58,14 @@ inline float sum(Vec v) {
 // it is 0.
 template <typename V>
 inline V exponential(V all) {
-  typedef decltype(all < all) Ints;
   const V x = all < -87.0f ? V{} - 87.0f : all;
   const float rounder = 12582912.0f;  // 1.5 · 2^23: adding it leaves no fraction
   const V n = (x * 1.44269504f + rounder) - rounder;
   const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   V p = V{} + 1.0f / 720;
   for (float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = p * r + term;
-  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  V scale;
-  std::memcpy(&scale, &power, sizeof scale);
-  return all < -87.0f ? V{} : p * scale;
+  const V power = as<V>((__builtin_convertvector(n, Ints<V>) + 127) << 23);
+  return all < -87.0f ? V{} : p * power;
 }
 
 // Calls `what` with N = `count` (1 to `Most`) as a constant.
