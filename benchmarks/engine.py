@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kronos_stream.engine.core import Engine
 from kronos_stream.engine.linear import multiplies
 from kronos_stream.engine.messages import (
     Configure,
@@ -38,6 +39,8 @@ from .table import Row
 LOOKBACK = 399
 STEPS = 24
 CLOSES = 20
+COMPARED = 32
+MAX_KL = 1e-3
 CHECKED_PATHS = 2
 """Paths that are compared: the reference runs the whole window anew at each step of each."""
 
@@ -221,7 +224,8 @@ def burst_small_bf16() -> list[Row]:
         taken = [(_warm_close(plain), _warm_close(half)) for _ in range(5)]
         peer, ours = (median(times) for times in zip(*taken, strict=True))
         limit = half.limit_s(half.close_operations())
-        note = f"peer: float32, in turns; {_said(half, limit)}"
+        kl = divergence(half)
+        note = f"peer: float32, in turns; KL {kl:.0e} from it; {_said(half, limit)}"
         return [Row("burst-small-bf16", ours, "s", peer, peer / ours, limit / ours, note)]
 
 
@@ -242,6 +246,22 @@ def _burst(shape: Shape, dtype: str = "float32") -> Iterator[Bench]:
         b.worker.answer(Forecasts(requests=b.requests(), prepare=True))
         b.idle()
         yield b
+
+
+def divergence(b: Bench, device: str = "cpu") -> float:
+    """Mean KL(float32 on the CPU ‖ theirs) of the next bar's coarse logits over COMPARED symbols;
+    RuntimeError above MAX_KL."""
+    asked = b.requests()[:COMPARED]
+    plain = msgspec.structs.replace(b.spec, dtype="float32")
+    engines = (
+        Engine(*b.pair, plain),
+        Engine(*b.pair, b.spec, device=device, cache_bytes=2**30),
+    )
+    exact, ours = (e.coarse_logits(asked).cpu().log_softmax(-1) for e in engines)
+    found = float((exact.exp() * (exact - ours)).sum(-1).mean())
+    if not found <= MAX_KL:
+        raise RuntimeError(f"logits are off float32's by a mean KL of {found:.2g}")
+    return found
 
 
 def _warm_close(b: Bench) -> float:

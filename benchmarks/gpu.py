@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kronos_stream.engine.core import Engine
 from kronos_stream.engine.messages import Forecasts
-from tests.engine.requests import START_MS, request, spec
+from tests.engine.requests import START_MS
 from tests.model.peer import SMALL, PeerPredictor, bars, peer_pair
 
-from .engine import LOOKBACK, Bench, bench
+from .engine import LOOKBACK, Bench, bench, divergence
 from .limit import Operations, product_rate
 from .table import Row, show
 
@@ -26,8 +25,6 @@ SYMBOLS = 1_000
 PATHS, STEPS = 10, 12
 CLOSES = 10
 CACHE_MIB = 24_000
-COMPARED = 32
-MAX_KL = 1e-3
 PEER_BATCHES = (512, 256, 128, 64, 32, 16, 8, 4, 2)
 
 
@@ -71,9 +68,7 @@ def _taken(b: Bench) -> list[float]:
 
 def _burst() -> list[Row]:
     b = _worker(SYMBOLS)
-    divergence = _divergence(b)
-    if divergence > MAX_KL:
-        raise RuntimeError(f"logits are off float32's by a mean KL of {divergence:.2g}")
+    kl = divergence(b, "cuda")
     ours = median(_taken(b))
     operations = SYMBOLS * Operations(SMALL).close(LOOKBACK + 1, PATHS, STEPS)
     limit = operations / product_rate(torch.bfloat16, "cuda")
@@ -85,22 +80,9 @@ def _burst() -> list[Row]:
             limit_share=limit / ours,
             note="H100 < 100, H200 < 70; products alone, without reading the caches",
         ),
-        Row("gpu: mean KL of coarse logits from float32 on the CPU", divergence, "nats"),
+        Row("gpu: mean KL of coarse logits from float32 on the CPU", kl, "nats"),
         Row("gpu: peak memory", torch.cuda.max_memory_allocated() / 2**20, "MiB"),
     ]
-
-
-def _divergence(b: Bench) -> float:
-    """Mean KL(float32 ‖ bfloat16) of the next bar's coarse logits over COMPARED symbols."""
-    series = list(b.series.items())[:COMPARED]
-    asked = [request(s, v, LOOKBACK + 1, b.spec) for s, v in series]
-    plain = spec(lookback=LOOKBACK, horizon=STEPS, paths=PATHS)
-    engines = (
-        Engine(*b.pair, plain),
-        Engine(*b.pair, b.spec, device="cuda", cache_bytes=2**30),
-    )
-    exact, ours = (e.coarse_logits(asked).cpu().log_softmax(-1) for e in engines)
-    return float((exact.exp() * (exact - ours)).sum(-1).mean())
 
 
 def _single() -> Row:

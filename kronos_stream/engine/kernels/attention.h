@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t LANES = WIDE;  // queries that share a pass over the keys, one in each lane
 constexpr int64_t KEYS = 12;     // keys whose scores are summed in registers together
 constexpr int64_t BLOCK = 64;    // values that stay in the first cache while a tile passes
+constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 // Memory that is read soon: asked for evenly, `pace` floats further with each turn of a loop.
 struct Ahead {
@@ -31,32 +32,36 @@ void score(const float* keys, const float* queries, int64_t depth, const Ahead (
     for (const Ahead& some : next) some.ask(d);
     const Wide q = load<Wide>(queries + d * LANES);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sums[i] = Kind::add(sums[i], keys[i * depth + d], q);
+    for (int i = 0; i < N; ++i) sums[i] = Kind::add(sums[i], spread<Wide>(keys[i * depth + d]), q);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) store(scores + i * LANES, sums[i]);
 }
 
 // Adds `Each` vectors, from column d on, of the values (count, width) to N rows of `out` (N, width),
-// by their weights (count, LANES). Asks for as much from `next`, a row of values after the other.
+// by their weights (count, LANES), whose numbers lie below each other. Asks for as much from `next`.
 template <typename Kind, int N, int Each, typename V>
 void add(const float* weights, const float* values, int64_t d, int64_t count, int64_t width,
          const float* next, float* out) {
   constexpr int64_t size = sizeof(V) / sizeof(float);
+  const int64_t depth = width / Kind::EACH;
   V sums[N][Each];
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
     for (int e = 0; e < Each; ++e) sums[i][e] = load<V>(out + i * width + d + e * size);
-  for (int64_t j = 0; j < count; ++j) {
-    __builtin_prefetch(next + (j * width + d) / Kind::EACH);
+  for (int64_t j = 0; j < count; j += Kind::EACH, weights += LANES) {
+    __builtin_prefetch(next + j * depth + d);
+    // Behind the last row nothing need be written: its weight is 0.
+    const float *row = values + j * depth, *below = j + 1 < count ? row + depth : row;
     V v[Each];
 #pragma GCC unroll 2
-    for (int e = 0; e < Each; ++e) v[e] = Kind::template values<V>(values, j * width + d + e * size);
+    for (int e = 0; e < Each; ++e) v[e] = Kind::template column<V>(row, below, d + e * size);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 2
-      for (int e = 0; e < Each; ++e) sums[i][e] += weights[j * LANES + i] * v[e];
+      for (int e = 0; e < Each; ++e)
+        sums[i][e] = Kind::add(sums[i][e], spread<V>(weights[i]), v[e]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i)
@@ -119,7 +124,8 @@ void append(const float* keys, const float* values, const Memory& m, const Heads
 }
 
 // At most LANES of the queries that look at one key/value head of one lane: a row's after the
-// other's. Scores and weights are (keys, LANES): the slot's, then those of each query's own.
+// other's. Scores and weights are (keys, LANES): the slot's, then from `own_` on those of each
+// query's own; weights are numbers of keys below each other.
 template <typename Kind>
 class Tile {
  public:
@@ -127,16 +133,20 @@ class Tile {
   Tile(const Memory& m, const Heads& h, int64_t lane, int64_t begin, int64_t end, int64_t seen)
       : m_(m),
         h_(h),
-        begin_(begin),
         size_(end - begin),
         seen_(seen),
         filled_(m.lengths[lane]),
         depth_(h.width / Kind::EACH) {
-    shared_ = m.own_keys ? filled_ : filled_ + row(size_ - 1) + 1;
-    most_ = m.own_keys ? seen + std::min(m.run, row(size_ - 1) + 1) - 1 : 0;
+    for (int64_t i = 0; i < size_; ++i) {
+      rows_[i] = (begin + i) / h.each();
+      heads_[i] = (begin + i) % h.each();
+    }
+    shared_ = m.own_keys ? filled_ : filled_ + rows_[size_ - 1] + 1;
+    most_ = m.own_keys ? seen + std::min(m.run, rows_[size_ - 1] + 1) - 1 : 0;
     scaled_.resize(size_ * depth_);
     queries_.assign(depth_ * LANES, 0.0f);
-    scores_.assign((shared_ + most_) * LANES, 0.0f);
+    own_ = up(shared_);
+    scores_.assign((own_ + up(most_)) * LANES, 0.0f);
     out_.assign(size_ * h.width, 0.0f);
   }
 
@@ -150,7 +160,7 @@ class Tile {
     const float scale = 1 / std::sqrt(static_cast<float>(width));
     std::vector<float> floats(width);
     for (int64_t i = 0; i < size_; ++i) {
-      const float* from = q + row(i) * stride + head(i) * width;
+      const float* from = q + rows_[i] * stride + heads_[i] * width;
       for (int64_t d = 0; d < width; ++d) floats[d] = scale * from[d];
       float* scaled = &scaled_[i * depth_];
       Kind::put(floats.data(), width, scaled);
@@ -166,32 +176,29 @@ class Tile {
       if (m_.own_keys)
         look_at_own(i, own_keys + own(i));
       else
-        hide(i, filled_ + row(i) + 1);
+        hide(i, filled_ + rows_[i] + 1);
     }
+    for (int64_t i = 0; i < LANES * (own_ - shared_); ++i) scores_[shared_ * LANES + i] = NEVER;
     soften();
     for (int64_t j = 0; j < shared_; j += BLOCK)
       unrolled<LANES>(size_, [&](auto n) {
-        gather<Kind, n()>(&scores_[j * LANES], values + j * depth_, std::min(BLOCK, shared_ - j),
+        gather<Kind, n()>(&scores_[j / Kind::EACH * LANES], values + j * depth_, std::min(BLOCK, shared_ - j),
                           width, next + j * depth_, out_.data());
       });
     for (int64_t i = 0; i < size_; ++i) {
       float* out = &out_[i * width];
       if (m_.own_keys)
-        gather<Kind, 1>(scores_.data() + shared_ * LANES + i, own_values + own(i), of_own(i),
+        gather<Kind, 1>(&scores_[own_ / Kind::EACH * LANES + i], own_values + own(i), of_own(i),
                         width, own_values + own(i), out);
       for (int64_t d = 0; d < width; d += W)
-        store(to + (row(i) * h_.queries + head(i)) * width + d, load(out + d) * shares_[i]);
+        store(to + (rows_[i] * h_.queries + heads_[i]) * width + d, load(out + d) * shares_[i]);
     }
   }
 
  private:
-  int64_t row(int64_t i) const { return (begin_ + i) / h_.each(); }
+  int64_t own(int64_t i) const { return rows_[i] / m_.run * h_.kv * m_.steps * depth_; }
 
-  int64_t head(int64_t i) const { return (begin_ + i) % h_.each(); }
-
-  int64_t own(int64_t i) const { return row(i) / m_.run * h_.kv * m_.steps * depth_; }
-
-  int64_t of_own(int64_t i) const { return seen_ + row(i) % m_.run; }
+  int64_t of_own(int64_t i) const { return seen_ + rows_[i] % m_.run; }
 
   // What is the queries' own, keys or values, is spread over the slot's keys: the part to ask for
   // while `count` of these from j on are scored.
@@ -203,22 +210,23 @@ class Tile {
   }
 
   void look_at_own(int64_t i, const float* keys) {
-    const auto values = [](const float* from, int64_t d) {
-      return Kind::template values<Vec>(from, d);
-    };
-    for (int64_t j = 0; j < of_own(i); ++j) {
+    const float* q = &scaled_[i * depth_];
+    for (int64_t j = 0; j < of_own(i); ++j, keys += depth_) {
       Vec dot{};
-      for (int64_t d = 0; d < h_.width; d += W)
-        dot += values(&scaled_[i * depth_], d) * values(keys + j * depth_, d);
-      scores_[(shared_ + j) * LANES + i] = sum(dot);
+      int64_t d = 0;
+      for (; d + W <= depth_; d += W) dot = Kind::add(dot, load(q + d), load(keys + d));
+      if (d < depth_) dot += Kind::values(q + d) * Kind::values(keys + d);
+      scores_[(own_ + j) * LANES + i] = sum(dot);
     }
-    hide(i, shared_ + of_own(i));
+    hide(i, own_ + of_own(i));
   }
+
+  // So many keys fill numbers up.
+  static int64_t up(int64_t keys) { return (keys + Kind::EACH - 1) / Kind::EACH * Kind::EACH; }
 
   // Nothing from `end` on is for this query.
   void hide(int64_t i, int64_t end) {
-    for (int64_t j = end; j < shared_ + most_; ++j)
-      scores_[j * LANES + i] = -std::numeric_limits<float>::infinity();
+    for (size_t j = end * LANES + i; j < scores_.size(); j += LANES) scores_[j] = NEVER;
   }
 
   // The scores become weights, and `shares_` what divides each query's by their sum.
@@ -229,18 +237,22 @@ class Tile {
       highest = v > highest ? v : highest;
     }
     Wide total{};
-    for (size_t j = 0; j < scores_.size(); j += LANES) {
-      const Wide e = exponential(load<Wide>(&scores_[j]) - highest);
-      total += e;
-      store(&scores_[j], e);
+    for (size_t j = 0; j < scores_.size(); j += Kind::EACH * LANES) {
+      for (int64_t r = 0; r < Kind::EACH; ++r) {
+        const Wide e = exponential(load<Wide>(&scores_[j + r * LANES]) - highest);
+        total += e;
+        store(&scores_[j + r * LANES], e);
+      }
+      store(&scores_[j / Kind::EACH], Kind::column(&scores_[j]));
     }
     store(shares_, 1 / total);
   }
 
   const Memory& m_;
   const Heads& h_;
-  const int64_t begin_, size_, seen_, filled_, depth_;
-  int64_t shared_, most_;  // keys of the slot, and of any query's own
+  const int64_t size_, seen_, filled_, depth_;
+  int64_t rows_[LANES], heads_[LANES];
+  int64_t shared_, most_, own_;  // keys of the slot, of any query's own, and where these begin
   std::vector<float> scaled_, queries_, scores_, out_;
   float shares_[LANES];
 };

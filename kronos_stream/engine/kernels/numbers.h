@@ -1,6 +1,6 @@
-// What products and attention read: floats, or pairs of bfloat16, which pay where the processor
-// multiplies them. A pair is two values that follow each other, and as large as a float: it is moved
-// as one.
+// What products and attention multiply: floats, or pairs of bfloat16, which pay where the processor
+// multiplies them. A pair is two values that are summed over one after the other, and as large as a
+// float: it is moved as one.
 
 #pragma once
 
@@ -16,55 +16,100 @@ namespace {
 struct Floats {
   static constexpr int64_t EACH = 1;  // values of a number
 
-  // sum + x · w, the same x in every place.
-  static Wide add(Wide sum, float x, Wide w) { return sum + x * w; }
-
-  // A vector of values from the i-th on.
+  // sum + x · w in every place.
   template <typename V>
-  static V values(const float* from, int64_t i) {
-    return load<V>(from + i);
+  static V add(V sum, V x, V w) {
+    return sum + x * w;
   }
 
   // `count` values, a multiple of W, as numbers.
   static void put(const float* values, int64_t count, float* to) {
     std::copy_n(values, count, to);
   }
+
+  // The W values of some numbers.
+  static Vec values(const float* numbers) { return load(numbers); }
+
+  // EACH rows of values, one below the other, as numbers: rows of floats,
+  static Wide column(const float* rows) { return load<Wide>(rows); }
+
+  // and rows of numbers from their i-th value on.
+  template <typename V>
+  static V column(const float* row, const float*, int64_t i) {
+    return load<V>(row + i);
+  }
 };
 
+// Rounded to the nearest, ties to even.
 struct Pairs {
   static constexpr int64_t EACH = 2;
 
-  static Wide add(Wide sum, float x, Wide w) {
+  template <typename V>
+  static V add(V sum, V x, V w) {
 #ifdef PAIRS_PAY
-    return (Wide)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(x), (__m512bh)w);
+    if constexpr (sizeof(V) == sizeof(__m512))
+      return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+    else
+      return (V)_mm256_dpbf16_ps((__m256)sum, (__m256bh)x, (__m256bh)w);
 #else
-    const Ints<Wide> one = Ints<Wide>{} + as<int32_t>(x), other = as<Ints<Wide>>(w);
-    sum += as<Wide>(one << 16) * as<Wide>(other << 16);
-    return sum + as<Wide>(one >> 16 << 16) * as<Wide>(other >> 16 << 16);
+    const Ints<V> one = as<Ints<V>>(x), other = as<Ints<V>>(w);
+    sum += as<V>(one << 16) * as<V>(other << 16);
+    return sum + as<V>(one >> 16 << 16) * as<V>(other >> 16 << 16);
 #endif
+  }
+
+  static void put(const float* values, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; i += W) {
+      const Halves<Vec> halves = rounded(load(values + i));
+      std::memcpy(to + i / EACH, &halves, sizeof halves);
+    }
+  }
+
+  static Vec values(const float* numbers) { return as<Vec>(widened<Vec>(numbers, 0) << 16); }
+
+  static Wide column(const float* rows) {
+    float halves[WIDE];
+    put(rows, 2 * WIDE, halves);
+    return column<Wide>(halves, halves + WIDE / EACH, 0);
   }
 
   template <typename V>
-  static V values(const float* from, int64_t i) {
-    typedef uint16_t Halves __attribute__((vector_size(sizeof(V) / 2)));
-    Halves halves;
-    std::memcpy(&halves, reinterpret_cast<const uint16_t*>(from) + i, sizeof halves);
-    return as<V>(__builtin_convertvector(halves, Ints<V>) << 16);
+  static V column(const float* row, const float* next, int64_t i) {
+    return as<V>(widened<V>(row, i) | widened<V>(next, i) << 16);
   }
 
-  // Rounded to the nearest, ties to even.
-  static void put(const float* values, int64_t count, float* to) {
-    for (int64_t i = 0; i < count; i += W) {
+ private:
+  template <typename V>
+  struct OfHalves {
+    typedef uint16_t Type __attribute__((vector_size(sizeof(V) / 2)));
+  };
+
+  template <typename V>
+  using Halves = typename OfHalves<V>::Type;
+
+  template <typename V>
+  static Halves<V> rounded(V v) {
 #ifdef PAIRS_PAY
-      const __m128bh halves = _mm256_cvtneps_pbh((__m256)load(values + i));
+    if constexpr (sizeof(V) == sizeof(__m512))
+      return as<Halves<V>>(_mm512_cvtneps_pbh((__m512)v));
+    else
+      return as<Halves<V>>(_mm256_cvtneps_pbh((__m256)v));
 #else
-      typedef uint16_t Halves __attribute__((vector_size(2 * W)));
-      const Ints<Vec> bits = as<Ints<Vec>>(load(values + i));
-      const Halves halves =
-          __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves);
+    const Ints<V> bits = as<Ints<V>>(v);
+    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves<V>);
 #endif
-      std::memcpy(to + i / EACH, &halves, sizeof halves);
-    }
+  }
+
+  // The bits of values from the i-th on, each in the low half of its place.
+  template <typename V>
+  static Ints<V> widened(const float* numbers, int64_t i) {
+    Halves<V> halves;
+    std::memcpy(&halves, reinterpret_cast<const uint16_t*>(numbers) + i, sizeof halves);
+#ifdef PAIRS_PAY  // what the compiler makes of the other is longer
+    if constexpr (sizeof(V) == sizeof(__m512))
+      return (Ints<V>)_mm512_cvtepu16_epi32(as<__m256i>(halves));
+#endif
+    return __builtin_convertvector(halves, Ints<V>);
   }
 };
 

@@ -61,8 +61,9 @@ class Product {
         const Wide l = load<Wide>(columns + k * PANEL), r = load<Wide>(columns + k * PANEL + WIDE);
 #pragma GCC unroll 16
         for (int i = 0; i < N; ++i) {
-          left[i] = Kind::add(left[i], from[i * depth + k], l);
-          right[i] = Kind::add(right[i], from[i * depth + k], r);
+          const Wide x = spread<Wide>(from[i * depth + k]);
+          left[i] = Kind::add(left[i], x, l);
+          right[i] = Kind::add(right[i], x, r);
         }
       }
     }

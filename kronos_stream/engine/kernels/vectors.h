@@ -48,6 +48,12 @@ inline void store(float* to, V v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// x in every place.
+template <typename V>
+inline V spread(float x) {
+  return as<V>(Ints<V>{} + as<int32_t>(x));
+}
+
 inline float sum(Vec v) {
   float total = 0;
   for (int i = 0; i < W; ++i) total += v[i];
