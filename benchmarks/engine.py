@@ -172,14 +172,16 @@ def _closes() -> list[Row]:
         more = 2 * Operations(SMALL).prefill(LOOKBACK)
         whole = limit * (1 + more / b.close_operations())
         peer = _peer(list(b.series.values()))
-        ours = median(warm)
+        ours, said = median(warm), _said(b, limit)
+        note = f"limit {whole:.3f} s at the same"
         return [
-            Row("warm-small", ours, "s", peer, peer / ours, limit / ours, _said(b, limit)),
-            Row("cold-small", cold, "s", peer, peer / cold, whole / cold, _said(b, whole)),
+            Row("warm-small", ours, "s", peer, peer / ours, limit / ours, said),
+            Row("cold-small", cold, "s", peer, peer / cold, whole / cold, note),
         ]
 
 
 def _said(b: Bench, limit: float) -> str:
+    """The limit of a close."""
     gflops = b.close_operations() / limit / 1e9
     return f"limit {limit:.3f} s at {gflops:.0f} GFLOP/s {b.spec.dtype}"
 

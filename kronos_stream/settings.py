@@ -179,8 +179,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: str = "cpu"
     """A torch device: cpu, cuda, cuda:1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What weights are multiplied in, and keys and values are kept in. bfloat16 pays on a GPU, and on a
-    CPU that multiplies it (AVX512-BF16, AMX)."""
+    """What weights are multiplied in. bfloat16 pays on a GPU, and on a CPU that multiplies it
+    (AVX512-BF16, AMX)."""
     threads: NotNegative = 0
     """CPU threads of the engine process; 0: all cores. Fewer where other work shares them."""
     native: bool = True

@@ -5,12 +5,12 @@ import torch
 
 from kronos_stream.engine import native
 from kronos_stream.engine.attention import Branches, over_prefix, trunks, with_suffix
-from kronos_stream.engine.kv import KV, Lane
+from kronos_stream.engine.kv import KV, Lane, kept
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
 from tests.threads import threads
 
-from .conftest import multiplying_in_bfloat16
+from .conftest import computing, multiplying_in_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -105,6 +105,21 @@ def test_what_is_kept_in_bfloat16_is_rounded_as_torch_does() -> None:
     for part, new in ((kv.keys, keys), (kv.values, values)):
         for lane, row in zip(lanes, new, strict=True):
             assert torch.equal(part[1, lane.slot, :, lane.length], row.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("way", "dtype", "expected"),
+    [
+        ("compiled", torch.bfloat16, torch.bfloat16),
+        ("torch", torch.bfloat16, torch.float32),
+        ("compiled", torch.float32, torch.float32),
+    ],
+)
+def test_only_the_kernels_keep_bfloat16_on_a_cpu(
+    way: str, dtype: torch.dtype, expected: torch.dtype
+) -> None:
+    with computing(way), multiplying_in_bfloat16():
+        assert kept(dtype, CPU) is expected
 
 
 @pytest.mark.usefixtures("steps")

@@ -38,8 +38,9 @@ void score(const float* keys, const float* queries, int64_t depth, const Ahead (
   for (int i = 0; i < N; ++i) store(scores + i * LANES, sums[i]);
 }
 
-// Adds `Each` vectors, from column d on, of the values (count, width) to N rows of `out` (N, width),
-// by their weights (count, LANES), whose numbers lie below each other. Asks for as much from `next`.
+// Adds `Each` vectors of the values (count, width), from column d on, to N rows of `out` (N, width),
+// by their weights (count, LANES), which are numbers of values below each other. Asks for as much
+// from `next`.
 template <typename Kind, int N, int Each, typename V>
 void add(const float* weights, const float* values, int64_t d, int64_t count, int64_t width,
          const float* next, float* out) {
@@ -178,17 +179,18 @@ class Tile {
       else
         hide(i, filled_ + rows_[i] + 1);
     }
-    for (int64_t i = 0; i < LANES * (own_ - shared_); ++i) scores_[shared_ * LANES + i] = NEVER;
+    for (int64_t i = shared_ * LANES; i < own_ * LANES; ++i) scores_[i] = NEVER;
     soften();
+    const float* weights = scores_.data();
     for (int64_t j = 0; j < shared_; j += BLOCK)
       unrolled<LANES>(size_, [&](auto n) {
-        gather<Kind, n()>(&scores_[j / Kind::EACH * LANES], values + j * depth_, std::min(BLOCK, shared_ - j),
-                          width, next + j * depth_, out_.data());
+        gather<Kind, n()>(weights + j / Kind::EACH * LANES, values + j * depth_,
+                          std::min(BLOCK, shared_ - j), width, next + j * depth_, out_.data());
       });
     for (int64_t i = 0; i < size_; ++i) {
       float* out = &out_[i * width];
       if (m_.own_keys)
-        gather<Kind, 1>(&scores_[own_ / Kind::EACH * LANES + i], own_values + own(i), of_own(i),
+        gather<Kind, 1>(weights + own_ / Kind::EACH * LANES + i, own_values + own(i), of_own(i),
                         width, own_values + own(i), out);
       for (int64_t d = 0; d < width; d += W)
         store(to + (rows_[i] * h_.queries + heads_[i]) * width + d, load(out + d) * shares_[i]);
@@ -221,7 +223,7 @@ class Tile {
     hide(i, own_ + of_own(i));
   }
 
-  // So many keys fill numbers up.
+  // The next number of keys that fills numbers up.
   static int64_t up(int64_t keys) { return (keys + Kind::EACH - 1) / Kind::EACH * Kind::EACH; }
 
   // Nothing from `end` on is for this query.

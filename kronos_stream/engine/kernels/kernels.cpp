@@ -1,6 +1,5 @@
-// The engine's products and small steps on a CPU; native.py compiles and calls them. Rows are
-// float32.
-// The same arithmetic in torch is in networks.py, attention.py and linear.py.
+// The engine's products and small steps on a CPU, for rows of float32; native.py compiles and calls
+// them. The same arithmetic in torch is in networks.py, attention.py and linear.py.
 
 #include "attention.h"
 #include "products.h"
