@@ -5,13 +5,13 @@ import json
 import os
 import signal
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kronos_stream.errors import ModelError, SettingsError
 from kronos_stream.model import Kronos, KronosTokenizer
@@ -310,25 +310,23 @@ def test_shown_as_lines_or_as_a_bar() -> None:
     assert "model 3/10 validation  loss 1.7" in terminal.getvalue()
 
 
-def test_tensorboard_where_it_is_installed(
+def test_tensorboard_reads_what_a_killed_and_resumed_run_wrote(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[tuple[str, int]] = []
-
-    class SummaryWriter:
-        def __init__(self, folder: str, purge_step: int) -> None:
-            assert folder == str(tmp_path / "out" / "tensorboard")
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            written.append((name, step))
-
-        def close(self) -> None:
-            written.append(("closed", 0))
-
-    module = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    killed_after(make(), 8, monkeypatch)  # The state is that of step 5: the metrics of 6 go.
     make().run(SILENT)
-    assert ("train/loss", 3) in written
-    assert ("validation/loss_s2", 12) in written
-    assert written[-1] == ("closed", 0)
+    board = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    for part, name in (("train", "loss"), ("validation", "loss_s2")):
+        seen = [(e.step, e.value) for e in board.Scalars(f"{part}/{name}")]
+        told = [(e["step"], e[name]) for e in lines(tmp_path / "out") if e["part"] == part]
+        assert [step for step, _ in seen] == [step for step, _ in told]
+        assert [value for _, value in seen] == pytest.approx([value for _, value in told], 1e-5)
+
+
+def test_without_tensorboard_nothing_is_written_for_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    make().run(SILENT)
+    assert lines(tmp_path / "out")
+    assert not (tmp_path / "out" / "tensorboard").exists()
