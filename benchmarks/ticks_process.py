@@ -14,7 +14,7 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from kronos_stream import app, telemetry
-from kronos_stream.bars.service import BATCH, OUTCOMES
+from kronos_stream.bars.service import BATCH
 from kronos_stream.kafka import Broker
 from kronos_stream.settings import (
     BarsSettings,
@@ -25,6 +25,7 @@ from kronos_stream.settings import (
 )
 
 POLL_S = 0.01
+TICKS = "kronos_ticks_total"
 
 
 def resident_mib() -> float:
@@ -34,9 +35,10 @@ def resident_mib() -> float:
 
 
 def taken() -> float:
-    """Ticks that the stage has decided upon."""
-    found = (REGISTRY.get_sample_value("kronos_ticks_total", {"outcome": o}) for o in OUTCOMES)
-    return sum(value or 0 for value in found)
+    """Ticks that the stage has decided upon. Only their counter is asked: all metrics a hundred
+    times a second would take a fifth of the time."""
+    counted = REGISTRY.restricted_registry([TICKS]).collect()
+    return sum(s.value for metric in counted for s in metric.samples if s.name == TICKS)
 
 
 async def bars(bootstrap: str, prefix: str, ticks: int) -> None:
