@@ -1,5 +1,6 @@
 """The engine's cases: closes and idle work at the official shapes, with random weights, through the
-worker's own entry point, each compared with the plain reference before it may print."""
+worker's own entry point, each compared before it may print: paths in float32 with the plain
+reference's, logits in bfloat16 with float32's."""
 
 import tempfile
 import time
@@ -39,10 +40,11 @@ from .table import Row
 LOOKBACK = 399
 STEPS = 24
 CLOSES = 20
-COMPARED = 32
-MAX_KL = 1e-3
 CHECKED_PATHS = 2
 """Paths that are compared: the reference runs the whole window anew at each step of each."""
+COMPARED = 32
+"""Symbols whose logits in bfloat16 are compared with float32's, whose paths are no reference."""
+MAX_KL = 1e-3
 
 
 def saved_pair(shape: Shape, folder: Path) -> tuple[Kronos, KronosTokenizer]:
@@ -225,6 +227,7 @@ def burst_small_bf16() -> list[Row]:
     with _burst(SMALL) as plain, _burst(SMALL, dtype="bfloat16") as half:
         taken = [(_warm_close(plain), _warm_close(half)) for _ in range(5)]
         peer, ours = (median(times) for times in zip(*taken, strict=True))
+        _check_burst(plain)
         limit = half.limit_s(half.close_operations())
         kl = divergence(half)
         note = f"peer: float32, in turns; KL {kl:.0e} from it; {_said(half, limit)}"
@@ -234,9 +237,7 @@ def burst_small_bf16() -> list[Row]:
 def _burst_alone(case: str, shape: Shape) -> Row:
     with _burst(shape) as b:
         ours = median(_warm_close(b) for _ in range(3))
-        asked = b.requests()
-        replies, _ = b.close(asked)
-        b.check(asked[0], replies[0])
+        _check_burst(b)
         limit = b.limit_s(b.close_operations())
         return Row(case, ours, "s", limit_share=limit / ours, note=_said(b, limit))
 
@@ -248,6 +249,12 @@ def _burst(shape: Shape, dtype: str = "float32") -> Iterator[Bench]:
         b.worker.answer(Forecasts(requests=b.requests(), prepare=True))
         b.idle()
         yield b
+
+
+def _check_burst(b: Bench) -> None:
+    asked = b.requests()
+    replies, _ = b.close(asked)
+    b.check(asked[0], replies[0])
 
 
 def divergence(b: Bench, device: str = "cpu") -> float:

@@ -12,7 +12,7 @@ import torch
 
 from ..model.kronos import FINE_HEADS
 from ..wire.messages import ForecastSpec
-from .kv import KV
+from .kv import KV, kept
 from .networks import Networks, Stack
 from .plans import Prefix
 
@@ -68,23 +68,19 @@ class PrefixCache:
         def shape(stack: Stack) -> tuple[int, int, int, int]:
             return len(stack.layers), stack.kv_heads, length, stack.head_width
 
-        model, fine = shape(nets.model), (1, FINE_HEADS, length, nets.fine.head_width)
-        encoder, decoder = shape(nets.encoder), shape(nets.decoder)
-        of_model, of_tokenizer = (
-            2 * dtype.itemsize * sum(torch.Size(s).numel() for s in shapes)
-            for dtype, shapes in (
-                (nets.model.kept, (model, fine)),
-                (torch.float32, (encoder, decoder)),
-            )
+        fine = 1, FINE_HEADS, length, nets.fine.head_width
+        shapes = shape(nets.model), fine, shape(nets.encoder), shape(nets.decoder)
+        of_model = (kept(nets.dtype, nets.device, width) for *_, width in shapes[:2])
+        dtypes = (*of_model, torch.float32, torch.float32)
+        self.slot_bytes = sum(
+            2 * dtype.itemsize * torch.Size(shape).numel()
+            for shape, dtype in zip(shapes, dtypes, strict=True)
         )
-        self.slot_bytes = of_model + of_tokenizer
         self.capacity = max(1, budget_bytes // self.slot_bytes)
-
-        def kv(shape: tuple[int, int, int, int], dtype: torch.dtype) -> KV:
-            return KV(shape[0], self.capacity, *shape[1:], dtype, nets.device)
-
-        self.model, self.fine = kv(model, nets.model.kept), kv(fine, nets.model.kept)
-        self.encoder, self.decoder = kv(encoder, torch.float32), kv(decoder, torch.float32)
+        self.model, self.fine, self.encoder, self.decoder = (
+            KV(layers, self.capacity, heads, length, width, dtype, nets.device)
+            for (layers, heads, length, width), dtype in zip(shapes, dtypes, strict=True)
+        )
         self.prefixes = Prefixes(self.model, self.fine, self.decoder)
         self._made = 0
         self._free: list[Slot] = []

@@ -9,13 +9,12 @@ from torch import Tensor
 from . import native
 
 
-def kept(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What keys and values are kept in where products are in `dtype`: on a CPU in float32, unless
-    the compiled kernels read the other."""
-    if device.type != "cpu":
+def kept(dtype: torch.dtype, device: torch.device, width: int) -> torch.dtype:
+    """What keys and values of heads so wide are kept in where products are in `dtype`: on a CPU in
+    float32, unless the compiled kernels read the other."""
+    if device.type != "cpu" or native.reading(torch.empty(0, width, dtype=dtype)):
         return dtype
-    found = native.available()
-    return dtype if found and dtype in found.dtypes else torch.float32
+    return torch.float32
 
 
 class Lane(NamedTuple):

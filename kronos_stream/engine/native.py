@@ -1,6 +1,7 @@
 """The compiled kernels, where there are any: products that read the next weights while they
 multiply, and a whole layer in one call. `kernels()` is None where there are none; what calls it
-then does the same arithmetic in torch, with other bits in the last places.
+then does the same arithmetic in torch, with other bits in the last places; in bfloat16 torch keeps
+keys and values in float32, and rounds what products give.
 """
 
 import ctypes

@@ -22,7 +22,6 @@ from ..model.transformer import Attention, Block, RMSNorm, rotary_table
 from ..wire.messages import ForecastSpec
 from . import native
 from .attention import Memory
-from .kv import kept
 from .linear import Gate, between, product
 from .native import kernels
 
@@ -121,7 +120,7 @@ class Stack:
         self, blocks: nn.ModuleList, length: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.layers = [Layer(cast(Block, block), dtype, device) for block in blocks]
-        self.dtype, self.kept = between(dtype, device), kept(dtype, device)
+        self.dtype = between(dtype, device)
         self.kv_heads, self.head_width = 1, 2
         if self.layers:
             self.kv_heads, self.head_width = self.layers[0].kv_heads, self.layers[0].head_width
@@ -184,7 +183,7 @@ class Networks:
     ) -> None:
         """`length` is the number of positions that can be rotated to."""
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.dtype]
-        self.device = device
+        self.dtype, self.device = dtype, device
         self.model = Stack(model.transformer, length, dtype, device)
         self.encoder = Stack(tokenizer.encoder, length, torch.float32, device)
         self.decoder = Stack(tokenizer.decoder, length, torch.float32, device)

@@ -13,17 +13,21 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-AVX512: Final = ("-O0", *compiler.FLAGS[1:], "-D__AVX512F__")
-"""Makes of the kernels what a processor with AVX-512 gets, in instructions that this one has; not
-optimised, which would take long."""
+OTHER: Final = (
+    "-O0",
+    *compiler.FLAGS[1:],
+    "-mno-avx512f" if torch.cpu._is_avx512_supported() else "-D__AVX512F__",
+)
+"""Makes of the kernels what another processor gets, without AVX-512 where this one has it and with
+its vectors in this one's instructions where not; not optimised, which would take long."""
 
 
 @contextmanager
 def computing(way: str) -> Iterator[None]:
-    """On a CPU with "compiled" kernels, these in vectors of "avx512", or by "torch"."""
-    if way == "avx512":
+    """On a CPU with "compiled" kernels, these in the "other" width of vectors, or by "torch"."""
+    if way == "other":
         with pytest.MonkeyPatch.context() as patch, computing("compiled"):
-            patch.setattr(compiler, "FLAGS", AVX512)
+            patch.setattr(compiler, "FLAGS", OTHER)
             patch.setattr(native, "_tried", None)
             assert native.available() is not None, native.used()
             yield
@@ -39,11 +43,11 @@ def computing(way: str) -> Iterator[None]:
 
 
 @contextmanager
-def multiplying_in_bfloat16() -> Iterator[None]:
-    """As on a CPU that has bfloat16: by the compiled kernels if these are chosen, else by oneDNN,
-    or by torch where it cannot."""
+def multiplying_in_bfloat16(*, tiles: bool = False) -> Iterator[None]:
+    """As on a CPU that has bfloat16: by the compiled kernels if these are chosen, else, or where it
+    has `tiles`, by oneDNN, or by torch where it cannot."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
         if found := native.available():
             patch.setattr(found, "dtypes", (torch.float32, torch.bfloat16))
         if not linear.multiplies(torch.bfloat16, torch.device("cpu")):
@@ -59,14 +63,14 @@ def steps(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["compiled", "avx512", "torch"])
+@pytest.fixture(params=["compiled", "other", "torch"])
 def every_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """The same, and the compiled ones in vectors of either width."""
     with computing(request.param):
         yield
 
 
-@pytest.fixture(params=["compiled", "avx512"])
+@pytest.fixture(params=["compiled", "other"])
 def vectors(request: pytest.FixtureRequest) -> Iterator[None]:
     """The compiled kernels, in vectors of either width."""
     with computing(request.param):

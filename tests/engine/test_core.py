@@ -186,14 +186,23 @@ def test_same_bits_whatever_the_batch_mates_at_the_small_shape(
     assert alone.paths == together.paths
 
 
-def test_bfloat16_stays_near_float32() -> None:
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [
+        pytest.param(32, 4, id="every head as the kernels want it"),
+        pytest.param(80, 4, id="the fine one alone"),
+        pytest.param(40, 5, id="all but the fine one"),
+        pytest.param(40, 2, id="none"),
+    ],
+)
+def test_bfloat16_stays_near_float32(width: int, heads: int) -> None:
     """The same uniforms: the first bar of most paths is that of float32, whose tokens a rounded
     logit flips now and then."""
     first = []
     with multiplying_in_bfloat16():
         for dtype in ("float32", "bfloat16"):
             wanted = spec(dtype=dtype, paths=64, horizon=3)
-            engine = Engine(*tiny_pair(), wanted)
+            engine = Engine(*tiny_pair(d_model=width, n_heads=heads), wanted)
             (reply,) = engine.forecast([request("AAA", bars(80), 60, wanted)], no_clock)
             first.append(paths_of(reply, wanted)[:, 0])
     assert not np.array_equal(*first)
@@ -201,11 +210,13 @@ def test_bfloat16_stays_near_float32() -> None:
 
 
 @pytest.mark.usefixtures("steps")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bfloat16, multiplied in it"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "bfloat16, multiplied in it", "bfloat16, in tiles"]
+)
 def test_logits_are_the_plain_models(dtype: str) -> None:
     """Of the whole context run at once: float32 within 1e-4, bfloat16 within a KL of 1e-3."""
-    dtype, _, multiplied = dtype.partition(", ")
-    with multiplying_in_bfloat16() if multiplied else nullcontext():
+    dtype, _, how = dtype.partition(", ")
+    with multiplying_in_bfloat16(tiles=how == "in tiles") if how else nullcontext():
         check_logits(dtype)
 
 

@@ -67,8 +67,8 @@ def test_attention_over_bfloat16_rounds_queries_and_weights(
     plain = with_suffix(
         over_prefix(rounded, wide, 1, lanes), rounded, own[0].float(), own[1].float(), seen
     )
-    # A weight by 2⁻⁹ of itself; they sum to 1, and no value is above 5.
-    torch.testing.assert_close(ours, plain, atol=5 * 2**-9, rtol=0)
+    # A weight by 2⁻⁸ of itself at most; they sum to 1, and no value is above 5.
+    torch.testing.assert_close(ours, plain, atol=5 * 2**-8, rtol=0)
 
 
 @pytest.mark.usefixtures("vectors")
@@ -108,18 +108,19 @@ def test_what_is_kept_in_bfloat16_is_rounded_as_torch_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "dtype", "expected"),
+    ("way", "dtype", "width", "expected"),
     [
-        ("compiled", torch.bfloat16, torch.bfloat16),
-        ("torch", torch.bfloat16, torch.float32),
-        ("compiled", torch.float32, torch.float32),
+        ("compiled", torch.bfloat16, 64, torch.bfloat16),
+        ("compiled", torch.bfloat16, 20, torch.float32),
+        ("compiled", torch.float32, 64, torch.float32),
+        ("torch", torch.bfloat16, 64, torch.float32),
     ],
 )
 def test_only_the_kernels_keep_bfloat16_on_a_cpu(
-    way: str, dtype: torch.dtype, expected: torch.dtype
+    way: str, dtype: torch.dtype, width: int, expected: torch.dtype
 ) -> None:
     with computing(way), multiplying_in_bfloat16():
-        assert kept(dtype, CPU) is expected
+        assert kept(dtype, CPU, width) is expected
 
 
 @pytest.mark.usefixtures("steps")

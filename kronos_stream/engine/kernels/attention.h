@@ -15,7 +15,8 @@ constexpr int64_t KEYS = 12;     // keys whose scores are summed in registers to
 constexpr int64_t BLOCK = 64;    // values that stay in the first cache while a tile passes
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
-// Memory that is read soon: asked for evenly, `pace` floats further with each turn of a loop.
+// Memory that is read soon: a line of it is asked for with each turn of a loop, `pace` floats
+// further. What a pace of more than a line leaves out is for the processor to guess.
 struct Ahead {
   const float* from;
   int64_t pace;
@@ -25,11 +26,11 @@ struct Ahead {
 
 // Scores (N, LANES) of N keys (N, depth) and queries (depth, LANES), numbers of a kind.
 template <typename Kind, int N>
-void score(const float* keys, const float* queries, int64_t depth, const Ahead (&next)[3],
+void score(const float* keys, const float* queries, int64_t depth, const Ahead (&soon)[3],
            float* scores) {
   Wide sums[N] = {};
   for (int64_t d = 0; d < depth; ++d) {
-    for (const Ahead& some : next) some.ask(d);
+    for (const Ahead& some : soon) some.ask(d);
     const Wide q = load<Wide>(queries + d * LANES);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) sums[i] = Kind::add(sums[i], spread<Wide>(keys[i * depth + d]), q);
@@ -39,8 +40,8 @@ void score(const float* keys, const float* queries, int64_t depth, const Ahead (
 }
 
 // Adds `Each` vectors of the values (count, width), from column d on, to N rows of `out` (N, width),
-// by their weights (count, LANES), which are numbers of values below each other. Asks for as much
-// from `next`.
+// by their weights (count, LANES): for pairs (count / 2, LANES), where those of values 2j and 2j + 1
+// share a place. Asks for as much from `next`.
 template <typename Kind, int N, int Each, typename V>
 void add(const float* weights, const float* values, int64_t d, int64_t count, int64_t width,
          const float* next, float* out) {
@@ -53,7 +54,7 @@ void add(const float* weights, const float* values, int64_t d, int64_t count, in
     for (int e = 0; e < Each; ++e) sums[i][e] = load<V>(out + i * width + d + e * size);
   for (int64_t j = 0; j < count; j += Kind::EACH, weights += LANES) {
     __builtin_prefetch(next + j * depth + d);
-    // Behind the last row nothing need be written: its weight is 0.
+    // An odd last row is paired with itself, by weight 0: what is behind it may not be written.
     const float *row = values + j * depth, *below = j + 1 < count ? row + depth : row;
     V v[Each];
 #pragma GCC unroll 2
@@ -125,8 +126,8 @@ void append(const float* keys, const float* values, const Memory& m, const Heads
 }
 
 // At most LANES of the queries that look at one key/value head of one lane: a row's after the
-// other's. Scores and weights are (keys, LANES): the slot's, then from `own_` on those of each
-// query's own; weights are numbers of keys below each other.
+// other's. Scores are (keys, LANES): the slot's, then from `own_` on those of each query's own; so
+// are weights, but for pairs those of keys 2j and 2j + 1 share a place.
 template <typename Kind>
 class Tile {
  public:
@@ -169,9 +170,9 @@ class Tile {
     }
     for (int64_t j = 0; j < shared_; j += KEYS)
       unrolled<KEYS>(shared_ - j, [&](auto n) {
-        const Ahead next[] = {
+        const Ahead soon[] = {
             {values + j * depth_, n()}, part(own_keys, j, n()), part(own_values, j, n())};
-        score<Kind, n()>(keys + j * depth_, queries_.data(), depth_, next, &scores_[j * LANES]);
+        score<Kind, n()>(keys + j * depth_, queries_.data(), depth_, soon, &scores_[j * LANES]);
       });
     for (int64_t i = 0; i < size_; ++i) {
       if (m_.own_keys)
@@ -203,9 +204,9 @@ class Tile {
   int64_t of_own(int64_t i) const { return seen_ + rows_[i] % m_.run; }
 
   // What is the queries' own, keys or values, is spread over the slot's keys: the part to ask for
-  // while `count` of these from j on are scored.
+  // while `count` of these from j on are scored. Meant for long slots and runs of one row.
   Ahead part(const float* from, int64_t j, int64_t count) const {
-    if (!m_.own_keys) return {from, 0};
+    if (!m_.own_keys) return {queries_.data(), 0};
     const int64_t i = j * size_ / shared_, all = size_ * seen_ * depth_;
     const int64_t begin = (j - i * shared_ / size_) * all / shared_;
     return {from + own(i) + begin, (count * all - 1) / (shared_ * depth_) + 1};
@@ -272,7 +273,8 @@ void attend_of(const float* q, int64_t stride, const Memory& m, const Heads& h, 
   for (int64_t work = 0; work < m.lanes * h.kv * tiles; ++work) {
     const int64_t tile = work % tiles, head = work / tiles % h.kv, lane = work / tiles / h.kv;
     const int64_t first = head * h.each() * h.width;
-    const int64_t own = (lane * (each / m.run) * h.kv + head) * m.steps * depth;
+    const int64_t own =
+        m.own_keys ? (lane * (each / m.run) * h.kv + head) * m.steps * depth : 0;
     Tile<Kind>(m, h, lane, tile * queries / tiles, (tile + 1) * queries / tiles, seen)
         .run(q + lane * each * stride + first, stride, m.keys + place(work),
              m.values + place(work), m.own_keys + own, m.own_values + own,

@@ -22,7 +22,8 @@ extern "C" {
 // The columns of a panel: weights (out, in) come as (out / panel, in, panel).
 int64_t panel() { return PANEL; }
 
-// Whether pairs of bfloat16 pay for weights, (out / panel, in / 2, panel, 2), keys and values.
+// Whether weights, keys and values had better be pairs of bfloat16. Weights then come as (out /
+// panel, in / 2, panel, 2).
 int64_t pairs_pay() {
 #ifdef PAIRS_PAY
   return true;

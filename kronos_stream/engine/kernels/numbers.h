@@ -30,10 +30,10 @@ struct Floats {
   // The W values of some numbers.
   static Vec values(const float* numbers) { return load(numbers); }
 
-  // EACH rows of values, one below the other, as numbers: rows of floats,
+  // EACH rows of WIDE floats, of which those below each other become a number.
   static Wide column(const float* rows) { return load<Wide>(rows); }
 
-  // and rows of numbers from their i-th value on.
+  // The same of the values from the i-th on of a row of numbers and the next row.
   template <typename V>
   static V column(const float* row, const float*, int64_t i) {
     return load<V>(row + i);
