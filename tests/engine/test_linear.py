@@ -152,10 +152,7 @@ def test_a_gate_of_large_numbers_is_finite() -> None:
     w1, w3 = (nn.Linear(8, 32, bias=False) for _ in range(2))
     with torch.inference_mode():
         x = 1e4 * torch.randn(40, 8)
-        plain = F.silu(w1(x)) * w3(x)
-        # Sums of large numbers may cancel.
-        atol = 1e-6 * float(plain.abs().max())
-        torch.testing.assert_close(Gate(w1, w3, torch.float32, CPU)(x), plain, atol=atol, rtol=1e-6)
+        torch.testing.assert_close(Gate(w1, w3, torch.float32, CPU)(x), F.silu(w1(x)) * w3(x))
 
 
 @pytest.mark.parametrize(

@@ -241,12 +241,12 @@ class Tile {
     }
     Wide total{};
     for (size_t j = 0; j < scores_.size(); j += Kind::EACH * LANES) {
+      Wide rows[Kind::EACH];
       for (int64_t r = 0; r < Kind::EACH; ++r) {
-        const Wide e = exponential(load<Wide>(&scores_[j + r * LANES]) - highest);
-        total += e;
-        store(&scores_[j + r * LANES], e);
+        rows[r] = exponential(load<Wide>(&scores_[j + r * LANES]) - highest);
+        total += rows[r];
       }
-      store(&scores_[j / Kind::EACH], Kind::column(&scores_[j]));
+      store(&scores_[j / Kind::EACH], Kind::column(rows));
     }
     store(shares_, 1 / total);
   }

@@ -30,8 +30,8 @@ struct Floats {
   // The W values of some numbers.
   static Vec values(const float* numbers) { return load(numbers); }
 
-  // EACH rows of WIDE floats, of which those below each other become a number.
-  static Wide column(const float* rows) { return load<Wide>(rows); }
+  // EACH rows of floats, of which those below each other become a number.
+  static Wide column(const Wide* rows) { return rows[0]; }
 
   // The same of the values from the i-th on of a row of numbers and the next row.
   template <typename V>
@@ -60,17 +60,23 @@ struct Pairs {
 
   static void put(const float* values, int64_t count, float* to) {
     for (int64_t i = 0; i < count; i += W) {
-      const Halves<Vec> halves = rounded(load(values + i));
+#ifdef PAIRS_PAY
+      const __m128bh halves = _mm256_cvtneps_pbh((__m256)load(values + i));
+#else
+      const Ints<Vec> bits = as<Ints<Vec>>(load(values + i));
+      const Halves<Vec> halves =
+          __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves<Vec>);
+#endif
       std::memcpy(to + i / EACH, &halves, sizeof halves);
     }
   }
 
   static Vec values(const float* numbers) { return as<Vec>(widened<Vec>(numbers, 0) << 16); }
 
-  static Wide column(const float* rows) {
-    float halves[WIDE];
-    put(rows, 2 * WIDE, halves);
-    return column<Wide>(halves, halves + WIDE / EACH, 0);
+  static Wide column(const Wide* rows) {
+    float numbers[WIDE];
+    put(reinterpret_cast<const float*>(rows), EACH * WIDE, numbers);
+    return column<Wide>(numbers, numbers + WIDE / EACH, 0);
   }
 
   template <typename V>
@@ -86,19 +92,6 @@ struct Pairs {
 
   template <typename V>
   using Halves = typename OfHalves<V>::Type;
-
-  template <typename V>
-  static Halves<V> rounded(V v) {
-#ifdef PAIRS_PAY
-    if constexpr (sizeof(V) == sizeof(__m512))
-      return as<Halves<V>>(_mm512_cvtneps_pbh((__m512)v));
-    else
-      return as<Halves<V>>(_mm256_cvtneps_pbh((__m256)v));
-#else
-    const Ints<V> bits = as<Ints<V>>(v);
-    return __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves<V>);
-#endif
-  }
 
   // The bits of values from the i-th on, each in the low half of its place.
   template <typename V>
