@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Final, Self
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -97,13 +96,8 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         return Path(
             snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS])
         )
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OSError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # The hub's own, and whatever the HTTP library below it raises.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"model: no folder {str(name)!r}, and the hub did not give it: {reason}"
         ) from error

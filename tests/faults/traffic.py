@@ -63,7 +63,7 @@ class Traffic:
             ]
         ]
         feed = FeedSettings(
-            seed=seed, ticks_per_minute=12, duplicates=0.03, out_of_order=0.05, late=0.01
+            seed=seed, ticks_per_minute=12, duplicates=0.03, out_of_order=0.05, late=0.03
         )
         self._simulated = SimulatedFeed(
             [*chosen, UNLISTED], feed, interval="1m", grace_ms=GRACE_MS, start_ms=start_ms

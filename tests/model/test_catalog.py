@@ -1,6 +1,7 @@
 """Which model a name means, and which tokenizer goes with it."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from kronos_stream.errors import ModelError
-from kronos_stream.model import Kronos, checkpoints
+from kronos_stream.model import Kronos
 from kronos_stream.model.catalog import BUILTIN, TOKENIZERS, load_pair
 from kronos_stream.model.checkpoints import revision_of
 
 from ..engine.requests import tiny_pair
+from .hub import Hub
 
 
 @pytest.fixture
@@ -24,18 +26,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
-    """A hub that holds every official checkpoint, all tiny; what was asked of it."""
-    asked: list[tuple[str, str | None]] = []
-
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision))
-        part = tiny_pair()["Tokenizer" in name]
-        part.save_pretrained(tmp_path / "hub" / name)
-        return str(tmp_path / "hub" / name)
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", download)
-    return asked
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub that holds every official checkpoint, all tiny."""
+    model, tokenizer = tiny_pair()
+    for name in (*TOKENIZERS, "someone/finetuned"):
+        model.save_pretrained(tmp_path / "hub" / name)
+    for name in TOKENIZERS.values():
+        tokenizer.save_pretrained(tmp_path / "hub" / name)
+    with Hub(tmp_path / "hub", tags=("v1",)).serving() as hub:
+        hub.instead_of_the_public_one(monkeypatch, tmp_path / "cache")
+        yield hub
 
 
 EXPECTED = revision_of(*tiny_pair())
@@ -106,31 +106,28 @@ def test_an_absent_folder_lists_what_a_name_can_be(tmp_path: Path) -> None:
     ("size", "tokenizer"),
     [("mini", "2k"), ("small", "base"), ("base", "base"), ("large", "base")],
 )
-def test_official_ids_find_their_tokenizer(
-    size: str, tokenizer: str, hub: list[tuple[str, str | None]]
-) -> None:
-    pair = load_pair(f"NeoQuasar/Kronos-{size}", revision="abc123")
+def test_official_ids_find_their_tokenizer(size: str, tokenizer: str, hub: Hub) -> None:
+    pair = load_pair(f"NeoQuasar/Kronos-{size}", revision="v1")
     assert revision_of(*pair) == EXPECTED
     # A revision is a commit of the model's repository: the tokenizer's has no such commit.
-    assert hub == [
-        (f"NeoQuasar/Kronos-{size}", "abc123"),
-        (f"NeoQuasar/Kronos-Tokenizer-{tokenizer}", None),
+    assert hub.resolved == [
+        (f"NeoQuasar/Kronos-{size}", "v1"),
+        (f"NeoQuasar/Kronos-Tokenizer-{tokenizer}", "main"),
     ]
 
 
-def test_other_hub_ids_need_their_tokenizer_named(hub: list[tuple[str, str | None]]) -> None:
+def test_other_hub_ids_need_their_tokenizer_named(hub: Hub) -> None:
     with pytest.raises(ModelError, match="--tokenizer"):
         load_pair("someone/finetuned")
-    assert hub == []
+    assert hub.resolved == []
     load_pair("someone/finetuned", "NeoQuasar/Kronos-Tokenizer-base")
-    assert [name for name, _ in hub] == ["someone/finetuned", "NeoQuasar/Kronos-Tokenizer-base"]
+    names = [name for name, _ in hub.resolved]
+    assert names == ["someone/finetuned", "NeoQuasar/Kronos-Tokenizer-base"]
 
 
-def test_a_named_tokenizer_goes_before_the_official_one(
-    folder: Path, hub: list[tuple[str, str | None]]
-) -> None:
+def test_a_named_tokenizer_goes_before_the_official_one(folder: Path, hub: Hub) -> None:
     load_pair("NeoQuasar/Kronos-small", str(folder / "tokenizer"))
-    assert [name for name, _ in hub] == ["NeoQuasar/Kronos-small"]
+    assert [name for name, _ in hub.resolved] == ["NeoQuasar/Kronos-small"]
 
 
 def test_parts_that_do_not_fit_are_refused(folder: Path) -> None:

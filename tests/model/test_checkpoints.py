@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from kronos_stream.errors import ModelError
@@ -272,48 +271,7 @@ def test_pickled_weights_are_refused_and_never_unpickled(saved: Path, name: str)
     assert not trace.exists()
 
 
-def test_a_hub_id_is_fetched_at_its_revision(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
-
-    def download(name: str, **options: Any) -> str:
-        asked.append((name, options))
-        return str(saved / "model")
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", download)
-    read = Kronos.from_pretrained("someone/some-model", revision="abc123")
-    assert torch.equal(coarse(read), coarse(tiny_pair()[0]))
-    Kronos.from_pretrained("someone/some-model")
-    wanted = ["config.json", "model.safetensors"]
-    assert asked == [
-        ("someone/some-model", {"revision": "abc123", "allow_patterns": wanted}),
-        ("someone/some-model", {"revision": None, "allow_patterns": wanted}),
-    ]
-
-
 def test_a_folder_goes_before_a_hub_id(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(saved.parent)
     monkeypatch.setattr(checkpoints, "snapshot_download", None)
     assert resolve(f"{saved.name}/model") == Path(f"{saved.name}/model")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        LocalEntryNotFoundError("no connection\nand more"),
-        ConnectionError("no connection"),
-        OSError("no connection"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_a_hub_that_does_not_answer_is_one_line(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def download(name: str, **options: Any) -> str:
-        raise error
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", download)
-    with pytest.raises(ModelError) as caught:
-        Kronos.from_pretrained("someone/some-model")
-    assert str(caught.value) == (
-        "model: no folder 'someone/some-model', and the hub did not give it: no connection"
-    )
