@@ -7,11 +7,12 @@ UV_INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode
 STAMP := $(VENV)/.installed
 
 SEED ?= 1
+TWO := -n 2 --dist worksteal
 
-.PHONY: help install evaluation run test test-unit test-integration chaos soak fuzz lint format bench builtin clean
+.PHONY: help install evaluation run test test-unit test-integration test-campaign chaos soak fuzz lint format bench builtin clean
 
 help:
-	@echo "make install | evaluation | run | test | test-unit | test-integration | chaos | soak | fuzz | lint | format | bench | builtin | clean"
+	@echo "make install | evaluation | run | test | test-unit | test-integration | test-campaign | chaos | soak | fuzz | lint | format | bench | builtin | clean"
 
 install: $(STAMP)
 
@@ -33,17 +34,21 @@ $(VENV)/.installed-dev: $(STAMP)
 run: install
 	$(BIN)/kronos-stream run --symbols BTCUSDT,ETHUSDT
 
-test: test-unit test-integration
+test: test-unit test-integration test-campaign
 
 .NOTPARALLEL:
 
 # Most tests compute on one thread: two at a time, and whoever is done takes over.
 test-unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not integration" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not integration and not campaign" $(TWO)
 
-# One at a time: they share servers, and both cores with them.
+# Each of the two has a broker and a store of its own.
 test-integration: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m integration
+	$(BIN)/python -m pytest -m integration $(TWO)
+
+# By itself: it starts, kills and measures a dozen processes.
+test-campaign: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m campaign
 
 # make chaos SEED=2; make chaos BREAK=no-guard must report what is broken.
 chaos: $(VENV)/.installed-dev

@@ -39,8 +39,10 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     bootstrap: str | None = None
     """HOST:PORT[,HOST:PORT]; none starts the embedded broker."""
-    topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]+$")] = "kronos"
-    """First part of every topic's name."""
+    topic_prefix: Annotated[
+        str, Meta(min_length=1, max_length=200, pattern=r"^[a-zA-Z0-9._-]+$")
+    ] = "kronos"
+    """First part of every topic's name, of which Kafka allows 249 characters."""
     partitions: Positive = 8
     """Of the ticks topic when we create it; an existing topic keeps its own number, an embedded
     broker has 4 of each."""
@@ -144,7 +146,7 @@ class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A tick further ahead of its own record's timestamp is rejected."""
     scale_digits: Annotated[int, Meta(ge=0, le=18)] = 8
     """Decimal digits of prices and quantities; more are rejected."""
-    symbol_scales: dict[str, int] = {}
+    symbol_scales: dict[Symbol, int] = {}
     """Digits of single symbols, where they differ from `scale_digits`."""
     trade_kind: Literal["trade", "aggTrade"] = "trade"
     """Which of Binance's two payloads is taken; both would count the volume twice."""
@@ -152,7 +154,7 @@ class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The feed's trade ids have no holes: a hole marks the bar complete=false."""
     calendar: str = "24/7"
     """An exchange_calendars name (XNYS, XSHG, ...) for all symbols, or 24/7 in UTC."""
-    symbol_calendars: dict[str, str] = {}
+    symbol_calendars: dict[Symbol, str] = {}
     """Calendars of single symbols."""
     max_rejected_per_s: Annotated[float, Meta(gt=0)] = 1_000.0
     """Rejected and late records above this rate are only counted."""

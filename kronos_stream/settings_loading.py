@@ -172,7 +172,8 @@ def _parsed(path: str, kind: inspect.Type, text: str) -> Any:
         return [part.strip() for part in text.split(",") if part.strip()]
     if any(isinstance(k, inspect.DictType) for k in kinds):
         pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
-        return {name.strip(): value.strip() for name, _, value in pairs}
+        table = {name.strip(): value.strip() for name, _, value in pairs}
+        return table if len(table) == len(pairs) else text
     if path in MAY_BE_INFINITE and text == "max":
         return math.inf
     return text
@@ -210,7 +211,8 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
     if kafka.bootstrap is not None:
         for address in kafka.bootstrap.split(","):
             host, _, port = address.strip().rpartition(":")
-            if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            number = int(port) if port.isascii() and port.isdigit() else 0
+            if not host or not 0 < number <= 65_535:
                 raise SettingsError(
                     f"kafka.bootstrap: expected HOST:PORT[,HOST:PORT], got {kafka.bootstrap!r}"
                     + _from(origins, "kafka.bootstrap")
@@ -303,7 +305,7 @@ def _words(kind: inspect.Type) -> str:
             return "a list A,B of symbols (1 to 64 printable ASCII characters without spaces)"
         return f"a list A,B, each {_words(kind.item_type)}"
     if isinstance(kind, inspect.DictType):
-        return f"a table NAME={_words(kind.value_type).split()[-1].upper()},..."
+        return f"a table NAME={_words(kind.value_type).split()[-1].upper()},..., each name once"
     if isinstance(kind, inspect.StrType) and kind.pattern is not None:
         length = f" of {kind.min_length} to {kind.max_length} characters" if kind.max_length else ""
         return f"a string{length} that matches {kind.pattern}"

@@ -102,8 +102,14 @@ def test_text_is_parsed_by_the_kind_of_the_key(
         ("KRONOS_BARS_SYMBOL_SCALES", "A=99", "expected 0 to 18 digits for A, got 99"),
         ("KRONOS_KAFKA_BOOTSTRAP", "localhost", "kafka.bootstrap: expected HOST:PORT"),
         ("KRONOS_KAFKA_BOOTSTRAP", "h:99999", "kafka.bootstrap: expected HOST:PORT"),
+        ("KRONOS_KAFKA_BOOTSTRAP", "h:0", "kafka.bootstrap: expected HOST:PORT"),
+        ("KRONOS_BARS_SYMBOL_SCALES", "A=2,A=3", "each name once, got 'A=2,A=3'"),
+        ("KRONOS_BARS_SYMBOL_CALENDARS", "=XNYS", "bars.symbol_calendars: expected a table NAME="),
+        ("KRONOS_BARS_SYMBOL_CALENDARS", "XNYS", "bars.symbol_calendars: expected a table NAME="),
+        ("KRONOS_BARS_SYMBOL_CALENDARS", "A B=XNYS", "expected a table NAME="),
         ("KRONOS_KAFKA_HEARTBEAT_MS", "30000", "at most a third of kafka.session_timeout_ms"),
-        ("KRONOS_KAFKA_TOPIC_PREFIX", "a b", "kafka.topic_prefix: expected a string that matches"),
+        ("KRONOS_KAFKA_TOPIC_PREFIX", "a b", "characters that matches ^[a-zA-Z0-9._-]+$, got 'a b'"),
+        ("KRONOS_KAFKA_TOPIC_PREFIX", "a" * 201, "expected a string of 1 to 200 characters"),
     ],
 )
 def test_a_bad_value_names_path_expectation_value_and_origin(

@@ -16,7 +16,7 @@ from .report import Report
 from .verdict import Verdict
 
 
-@pytest.mark.integration
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 def test_whatever_dies_the_topics_equal_what_the_oracle_computes() -> None:
     """Two members of each stage, simulated ticks. It fails on content only, never on duration."""
