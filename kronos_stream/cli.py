@@ -5,6 +5,7 @@ by the command that needs it, so that `--help` answers at once.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ for_option = click.option(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit status."""
+    _open_standard_streams()
     try:
         status = cli.main(
             list(sys.argv[1:] if arguments is None else arguments),
@@ -55,6 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(str(known))
     return int(status or 0)
+
+
+def _open_standard_streams() -> None:
+    """Who starts us may have closed them: a socket in the place of one is not what libuv expects,
+    and what we say there must go nowhere."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _known(error: BaseException) -> KronosStreamError | None:
@@ -317,6 +331,8 @@ def _need_symbols(settings: Settings, *, feeds: bool) -> None:
         raise SettingsError("symbols: expected --symbols A,B or all, got none")
     if feeds and settings.symbols == "all" and settings.feed.kind == "simulated":
         raise SettingsError("symbols: the simulated feed needs names, --symbols A,B; got all")
+    if feeds and settings.symbols == "all" and settings.feed.history is not None:
+        raise SettingsError("symbols: --history needs names, --symbols A,B; got all")
 
 
 def _check_feed(settings: Settings) -> None:

@@ -92,7 +92,7 @@ class Console:
             try:
                 live.update(self._table(), refresh=True)
                 live.stop()
-            except BrokenPipeError:
+            except OSError:
                 self._leave()
         rows = self._rows.values()
         self._say(
@@ -140,7 +140,7 @@ class Console:
         self._shown_at = self._monotonic()
         try:
             self._live.update(self._table(), refresh=True)
-        except BrokenPipeError:
+        except OSError:
             self._leave()
 
     def _say(self, line: str) -> None:
@@ -150,11 +150,11 @@ class Console:
         try:
             self._out.write(line + "\n")
             self._out.flush()
-        except BrokenPipeError:
+        except OSError:
             self._leave()
 
     def _leave(self) -> None:
-        """Whoever read us has left: the run itself goes on, its output are the topics."""
+        """Whoever read us has left, or has no room: the run goes on, its output are the topics."""
         self._closed = True
         self._live = None
         os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())

@@ -73,7 +73,7 @@ def truth(
     to_the_end: bool = False,
 ) -> Truth:
     """What `log` becomes. `exists` tells a symbol's intervals; `to_the_end`: the log ends, so
-    whole bars wait for no late tick, and with edges kept the open ones count, too."""
+    whole bars wait for no late tick, and with edges kept the interval that it cuts off counts."""
     step = INTERVAL_MS[interval]
     rejected = [
         e.offset
@@ -114,7 +114,7 @@ def truth(
         for symbol, buckets in groups.items():
             upto = end - grace_ms - (end - grace_ms) % step
             if to_the_end:
-                upto = max(upto, max(buckets) + step if edges == "keep" else end - end % step)
+                upto = max(upto, end - end % step + step * (edges == "keep"))
             bars += _bars_of(
                 symbol,
                 buckets,
@@ -180,7 +180,7 @@ def _bars_of(
         if gaps == "fill":
             between = (o for o in range(bucket + step, following, step) if exists(symbol, o))
             for run, open_time in enumerate(itertools.islice(between, DAY_MS // step), 1):
-                if open_time + step > end or (not bars and open_time > bucket + DAY_MS):
+                if not bars and open_time > bucket + DAY_MS:
                     break
                 bars.append(
                     Bar(
@@ -196,6 +196,7 @@ def _bars_of(
                         amount=0.0,
                         last_trade_id=last_id,
                         prev_open_time=bars[-1].open_time if bars else None,
+                        complete=open_time + step <= end,
                         synthetic=True,
                         flat_run=run,
                     )

@@ -55,6 +55,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, dict[str, A
         ("run --symbols A --for 0", "expected a time above 0"),
         ("run --symbols A --bars 0", "'--bars': 0 is not in the range"),
         ("run --symbols all", "the simulated feed needs names"),
+        (
+            "run --symbols all --feed replay:pyproject.toml --history tests",
+            "--history needs names, --symbols A,B; got all",
+        ),
         ("run --symbols A --interval 7m", "bars.interval: expected"),
         ("run --symbols A --kafka nowhere", "kafka.bootstrap: expected HOST:PORT"),
         ("run --symbols A --redis nowhere", "redis.url: expected redis://HOST:PORT/DB"),
@@ -290,3 +294,12 @@ def test_a_reader_that_leaves_ends_a_subscription_quietly() -> None:
         process.wait(20)
     broker.close()
     assert not errors
+
+
+def test_closed_standard_streams_are_taken_by_nothing_else() -> None:
+    """libuv aborts where a socket of its own stands in the place of one."""
+    script = (
+        "import os, sys; [os.close(n) for n in range(3)]; from kronos_stream.cli import main; "
+        "status = main(['config']); sys.exit(status or os.open(os.devnull, os.O_RDONLY) < 3)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 0

@@ -108,7 +108,11 @@ def test_text_is_parsed_by_the_kind_of_the_key(
         ("KRONOS_BARS_SYMBOL_CALENDARS", "XNYS", "bars.symbol_calendars: expected a table NAME="),
         ("KRONOS_BARS_SYMBOL_CALENDARS", "A B=XNYS", "expected a table NAME="),
         ("KRONOS_KAFKA_HEARTBEAT_MS", "30000", "at most a third of kafka.session_timeout_ms"),
-        ("KRONOS_KAFKA_TOPIC_PREFIX", "a b", "characters that matches ^[a-zA-Z0-9._-]+$, got 'a b'"),
+        (
+            "KRONOS_KAFKA_TOPIC_PREFIX",
+            "a b",
+            "characters that matches ^[a-zA-Z0-9._-]+$, got 'a b'",
+        ),
         ("KRONOS_KAFKA_TOPIC_PREFIX", "a" * 201, "expected a string of 1 to 200 characters"),
     ],
 )

@@ -213,6 +213,14 @@ class PartitionFold:
             return [RejectedOut(error.reason, error.detail)]
         return self.tick(offset, message)
 
+    def reach(self, time: int) -> list[Output]:
+        """Time passes to the open time of the interval of `time`, once there is any: where no
+        record says so, as off-line, what a feed marks before a tick of `time`."""
+        open_time = time - time % self._interval_ms
+        if self.watermark is None or open_time <= self.watermark:
+            return []
+        return self._advance(open_time)
+
     def tick(self, offset: int, trade: Trade) -> list[Output]:
         """One checked trade."""
         self._next_offset = offset + 1
@@ -248,13 +256,12 @@ class PartitionFold:
 
     def end(self) -> list[Output]:
         """Where a file ends, off-line as in a replay: whole bars wait no longer for late ticks.
-        With edges kept, the bars that the end cuts off, too."""
+        With edges kept, the bars of the interval that the end cuts off, too."""
         if self.watermark is None:
             return []
         outputs = self._advance(end_mark(self.watermark, self._interval_ms, self._bars.grace_ms))
         if self._bars.edges == "keep":
-            for open_time in sorted({o for s in self._symbols.values() for o in s.open}):
-                self._close(open_time, outputs, cut_off=True)
+            self._close(self.next_open, outputs, cut_off=True)
         return outputs
 
     def _advance(self, time: int) -> list[Output]:
@@ -298,8 +305,8 @@ class PartitionFold:
             self._forget(symbol, open_time)
             if builder is not None:
                 self._close_traded(symbol, open_time, builder, outputs, cut_off)
-            elif self._is_filling(symbol) and not cut_off:
-                self._close_flat(symbol, open_time, outputs)
+            elif self._is_filling(symbol):
+                self._close_flat(symbol, open_time, outputs, cut_off)
 
     def _close_traded(
         self,
@@ -336,7 +343,9 @@ class PartitionFold:
             self.counters["dropped_partial"] += 1
             symbol.dropped = (open_time, builder)
 
-    def _close_flat(self, symbol: SymbolState, open_time: int, outputs: list[Output]) -> None:
+    def _close_flat(
+        self, symbol: SymbolState, open_time: int, outputs: list[Output], cut_off: bool
+    ) -> None:
         if not symbol.exists(open_time):
             return
         assert symbol.close is not None
@@ -359,6 +368,7 @@ class PartitionFold:
                     amount=0.0,
                     last_trade_id=symbol.last_id,
                     prev_open_time=symbol.prev_open_time,
+                    complete=not cut_off,
                     synthetic=True,
                     flat_run=symbol.flat_run,
                 )

@@ -41,7 +41,7 @@ def fold_file(
                 trade = decoder.trade(symbol, time, price, qty, trade_id)
             except RejectedError as error:
                 raise InputError(f"{ticks}: row {row}: {error.detail}") from error
-            outputs = fold.tick(row, trade)
+            outputs = fold.reach(trade.time) + fold.tick(row, trade)
             if outputs:
                 _collect(outputs, bars)
     _collect(fold.end(), bars)

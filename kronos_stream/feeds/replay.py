@@ -1,6 +1,7 @@
 """The replay feed: a ticks file in virtual time, in the order of the file."""
 
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 
 from ..errors import InputError, RejectedError, some_of
@@ -12,7 +13,7 @@ from .simulated import Arrival
 
 class ReplayFeed:
     """The ticks of the listed symbols (None: all) in a file; each arrives at its own time, or
-    right after the one before it where the file is not in order."""
+    right after the one before it where the file is not in order. Of the others the time counts."""
 
     def __init__(self, path: str | Path, symbols: frozenset[str] | None) -> None:
         self._path = Path(path)
@@ -23,9 +24,15 @@ class ReplayFeed:
             there = dict.fromkeys(s for batch in read_ticks(path) for s in batch.symbol)
             raise InputError(f"{path}: expected {wanted}, found {some_of(there)}")
         self.first_ms = first.at
+        """Time of the first tick of a listed symbol."""
+        self.preceded = next(self._rows()).tick is None
+        """Whether others' ticks come before it."""
 
     def arrivals(self) -> Iterator[Arrival]:
-        """From the beginning of the file."""
+        """From the first tick of a listed symbol on."""
+        return dropwhile(lambda arrival: arrival.tick is None, self._rows())
+
+    def _rows(self) -> Iterator[Arrival]:
         at, row = 0, 0
         for batch in read_ticks(self._path):
             for symbol, price, qty, time, trade_id, side in zip(*batch, strict=True):
@@ -34,9 +41,10 @@ class ReplayFeed:
                     checked_time(time, "time")
                 except RejectedError as error:
                     raise InputError(f"{self._path}: row {row}: {error.detail}") from error
-                if self._symbols is not None and symbol not in self._symbols:
-                    continue
                 at = max(at, time)
+                if self._symbols is not None and symbol not in self._symbols:
+                    yield Arrival(at, None)
+                    continue
                 yield Arrival(
                     at,
                     Tick(

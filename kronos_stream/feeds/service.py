@@ -1,8 +1,9 @@
 """The feed stage, the shell: history first, then ticks and markers in virtual time.
 
 Virtual time runs `speed` times as fast as the wall clock and stands still while a later stage is
-behind. A marker is written to every partition at each close time + grace, and at least every
-250 ms of wall time; no tick of an earlier virtual time is written after it, unless on request.
+behind. A marker is written to every partition after the first tick, at each open time and close
+time + grace, and at least every 250 ms of wall time; no tick of an earlier virtual time is written
+after it, unless on request. So which bars are whole does not hang on speed or partitions.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ from ..settings import Settings
 from ..wire.bars import decode_bar
 from ..wire.codecs import encode
 from ..wire.foreign import TickDecoder
-from ..wire.intervals import INTERVAL_MS, end_mark
-from ..wire.messages import Bar, Marker
+from ..wire.intervals import INTERVAL_MS, end_mark, open_time_of
+from ..wire.messages import Bar, Marker, Tick
 from ..wire.partitioning import partition_of
 from .history import Reader, as_history, history_files
 from .pacing import Backpressure
@@ -142,9 +143,13 @@ class FeedService:
                 "another --topic-prefix, or delete the topics of this one"
             )
         await self._history_of(self._symbols, before=replay.first_ms, simulated=None)
+        if replay.preceded:
+            await self._mark(replay.first_ms)
         last = await self._play(replay.first_ms, replay.arrivals())
+        if last is None:
+            return
         whole = end_mark(last, self._interval_ms, self._settings.bars.grace_ms)
-        # The bar that the file's end cuts off: as off-line.
+        # The bars that the file's end cuts off: as off-line.
         await self._mark(whole + self._interval_ms * (self._settings.bars.edges == "keep"))
 
     def _decoder(self) -> TickDecoder:
@@ -235,24 +240,31 @@ class FeedService:
 
     # -- ticks and markers ---------------------------------------------------------------------
 
-    async def _play(self, start: int, arrivals: Iterator[Arrival]) -> int:
-        """Writes arrivals and markers in virtual time; answers the time of the last arrival."""
-        grace_ms = self._settings.bars.grace_ms
-        close = start - start % self._interval_ms + self._interval_ms + grace_ms
-        last = start
+    async def _play(self, start: int, arrivals: Iterator[Arrival]) -> int | None:
+        """Writes arrivals and markers in virtual time; answers the time of the last arrival, or
+        None where `bars_limit` came before it."""
+        opens = open_time_of(start, self._interval_ms) + self._interval_ms
+        closes = opens + self._settings.bars.grace_ms
+        last: int | None = None
         self._zero = (self._monotonic(), start)
         if self._backpressure is not None and self._symbols:
             self._backpressure.limit("bars", BARS_AHEAD * len(self._symbols))
         for arrival in arrivals:
-            while close <= arrival.at:
-                await self._until(close)
-                await self._mark(close)
-                self._closed += 1
-                if self._bars_limit is not None and self._closed >= self._bars_limit:
-                    return last
-                close += self._interval_ms
+            while (due := min(opens, closes)) <= arrival.at:
+                await self._until(due)
+                await self._mark(due)
+                if due == opens:
+                    opens += self._interval_ms
+                if due == closes:
+                    closes += self._interval_ms
+                    self._closed += 1
+                    if self._bars_limit is not None and self._closed >= self._bars_limit:
+                        return None
             await self._until(arrival.at)
-            await self._write(arrival)
+            if arrival.tick is not None:
+                await self._write(arrival.at, arrival.tick)
+            if last is None:
+                await self._mark(arrival.at)
             last = arrival.at
         return last
 
@@ -288,8 +300,7 @@ class FeedService:
             wall, virtual = self._zero
             self._zero = (wall + self._monotonic() - began, virtual)
 
-    async def _write(self, arrival: Arrival) -> None:
-        tick = arrival.tick
+    async def _write(self, at: int, tick: Tick) -> None:
         value, headers = encode(tick, self._settings.publish.wire)
         self._count(value)
         await self._publisher.send(
@@ -297,7 +308,7 @@ class FeedService:
             value,
             partition=self._home(tick.symbol),
             key=tick.symbol.encode(),
-            timestamp=max(arrival.at, tick.time),
+            timestamp=max(at, tick.time),
             headers=headers,
         )
 

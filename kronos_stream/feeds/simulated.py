@@ -17,10 +17,10 @@ LATE_MS: Final = 15_000
 
 
 class Arrival(NamedTuple):
-    """A tick and the virtual time (ms) at which the feed writes it."""
+    """A tick and the virtual time (ms) at which the feed writes it; None: time passes, no more."""
 
     at: int
-    tick: Tick
+    tick: Tick | None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -29,12 +29,17 @@ class TickBatch(NamedTuple):
     side: list[str | None]
 
 
+_Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What msgpack and other languages' readers can hold."""
+
+
 class _Line(msgspec.Struct):
     symbol: str
-    price: str | int | float
-    qty: str | int | float
-    time: int
-    trade_id: int | None = None
+    price: str | _Int | float
+    qty: str | _Int | float
+    time: _Int | None = None
+    ts_ms: _Int | None = None
+    trade_id: _Int | None = None
     side: str | None = None
 
 
@@ -120,10 +125,13 @@ def _json_lines(path: Path) -> Iterator[TickBatch]:
                 line = decoder.decode(text)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InputError(f"{path}: line {number}: {error}") from error
+            time = line.ts_ms if line.time is None else line.time
+            if time is None:
+                raise InputError(f"{path}: line {number}: missing required field `time` (or ts_ms)")
             batch.symbol.append(line.symbol)
             batch.price.append(line.price)
             batch.qty.append(line.qty)
-            batch.time.append(line.time)
+            batch.time.append(time)
             batch.trade_id.append(line.trade_id)
             batch.side.append(line.side)
             if len(batch.symbol) == _LINES:

@@ -1,6 +1,8 @@
 """The feed's shell over a broker in memory, with a clock that only moves when it sleeps."""
 
 import itertools
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -45,12 +47,13 @@ def service(
     kind: str = "simulated",
     bars: int | None = 2,
     settings: BarsSettings | None = None,
+    symbols: tuple[str, ...] | Literal["all"] = ("BTCUSDT", "ETHUSDT"),
     read_history: Callable[[Path, str], list[Bar]] = lambda path, symbol: [],
     **feed: object,
 ) -> FeedService:
     return FeedService(
         Settings(
-            symbols=("BTCUSDT", "ETHUSDT"),
+            symbols=symbols,
             kafka=KafkaSettings(),
             bars=settings or BarsSettings(),
             feed=FeedSettings(**feed),  # type: ignore[arg-type]
@@ -184,6 +187,72 @@ async def test_a_replay_makes_the_bars_of_the_file_off_line(
     # The first bar was not seen from its beginning.
     if edges == "drop":
         assert [b.open_time for b in streamed] == [START_MS + STEP_MS] * (last_s >= 600)
+
+
+def scattered_ticks(folder: Path, seed: int) -> Path:
+    """Five symbols that begin at times of their own, some just after an interval, with pauses."""
+    rng = random.Random(seed)
+    rows: list[tuple[int, str]] = []
+    for i, symbol in enumerate(("OTHER", "BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")):
+        at = START_MS + 20_000 + rng.randrange(i * 100_000 + 1) // 60_000 * 60_000 + 500
+        while at < START_MS + 900_000:
+            rows.append((at, symbol))
+            at += rng.choice((700, 9_000, 30_000, 100_000))
+    path = folder / "ticks.csv"
+    lines = [f"{at},{symbol},{rng.randrange(100, 110)},1" for at, symbol in sorted(rows)]
+    path.write_text("\n".join(["time,symbol,price,qty", *lines]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("grace_ms", [0, 5_000])
+@pytest.mark.parametrize("edges", ["drop", "keep"])
+@pytest.mark.parametrize("symbols", ["all", ("ETHUSDT", "XRPUSDT")], ids=str)
+async def test_a_replay_makes_them_at_any_speed_in_any_partitions(
+    tmp_path: Path,
+    symbols: tuple[str, ...] | Literal["all"],
+    edges: Literal["drop", "keep"],
+    grace_ms: int,
+    seed: int,
+) -> None:
+    """A symbol's first bar is whole or not for what the file says, and of symbols that are not
+    listed the time counts."""
+    path = scattered_ticks(tmp_path, seed)
+    bars = BarsSettings(interval="1m", grace_ms=grace_ms, edges=edges)
+    listed = None if symbols == "all" else frozenset(symbols)
+    offline, _ = fold_file(path, bars, listed)
+    offline = [msgspec.structs.replace(b, complete=True) for b in offline]
+    assert len({b.symbol for b in offline}) > 1
+    for partitions, speed in itertools.product((1, 3), (1.0, 30.0, math.inf)):
+        broker = FakeBroker(FakeCluster(partitions=partitions))
+        feed = service(
+            *(broker, Clock()),
+            kind="replay",
+            file=str(path),
+            bars=None,
+            settings=bars,
+            symbols=symbols,
+            speed=speed,
+        )
+        await feed.run()
+        streamed: list[Bar] = []
+        for partition in range(partitions):
+            fold = PartitionFold(config=BarsConfig.of(bars), partition=partition, symbols=listed)
+            streamed += bars_of(fold, broker.cluster.logs[broker.topics.ticks, partition])
+        if edges == "keep":
+            # Only off-line it is known that the file's ends cut a bar off.
+            streamed = [msgspec.structs.replace(b, complete=True) for b in streamed]
+        assert sorted(streamed, key=lambda b: (b.open_time, b.symbol)) == offline
+
+
+async def test_a_replay_that_is_ended_by_its_bars_publishes_no_more(tmp_path: Path) -> None:
+    broker = FakeBroker(FakeCluster(partitions=1))
+    bars = BarsSettings(interval="1m", edges="keep")
+    path = str(scattered_ticks(tmp_path, 1))
+    await service(broker, Clock(), kind="replay", file=path, bars=3, settings=bars).run()
+    fold = PartitionFold(config=BarsConfig.of(bars))
+    made = bars_of(fold, broker.cluster.records(broker.topics.ticks))
+    assert len({b.open_time for b in made}) == 3
 
 
 async def test_replay_refuses_a_topic_that_is_past_its_beginning(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_csv_without_optional_columns_or_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])
 def test_json_lines(tmp_path: Path, name: str) -> None:
     more = LINE.replace(b"}", b',"trade_id":5,"side":"sell","later":1}')
-    (batch,) = read_ticks(write(tmp_path, name, LINE + b"\n" + more))
+    (batch,) = read_ticks(write(tmp_path, name, LINE + b"\n" + more.replace(b"time", b"ts_ms")))
     assert batch == TickBatch(
         ["A", "A"], ["1.10", "1.10"], [2, 2], [T, T], [None, 5], [None, "sell"]
     )
@@ -68,6 +68,8 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ("a.csv", b"\xff\xfe\n", "not a csv file"),
         ("a.jsonl", LINE + b"\n{", "line 3"),
         ("a.jsonl", LINE + b'{"symbol":"A"}', "line 2.*price"),
+        ("a.jsonl", LINE + LINE.replace(b"time", b"at"), "line 2: missing required field `time`"),
+        ("a.jsonl", LINE.replace(b"2", b"2" * 20, 1), "line 1: .*qty"),
         ("a.jsonl", LINE.replace(b"A", b"\xff"), "line 1"),
         ("a.jsonl", LINE + b'{"x":' * 5000, "line 2"),
         ("a.txt", LINE, r"\.csv, \.csv\.gz or \.jsonl"),
