@@ -1,16 +1,18 @@
 """`kronos-stream train`: parses, builds the settings of a run, and says how it ended."""
 
+import contextlib
 import functools
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from .errors import InputError, SettingsError
+from .errors import InputError, ModelError, SettingsError
 from .flags import check_bars
 from .wire.intervals import INTERVAL_MS
 
@@ -20,10 +22,26 @@ if TYPE_CHECKING:
     from .training.run import Job
     from .training.settings import TrainSettings
 
+
+class Finite(click.FloatRange):
+    """click takes nan for a number of any range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}", param, ctx)
+        return number
+
+
 POSITIVE: Final = click.IntRange(min=1)
 NOT_NEGATIVE: Final = click.IntRange(min=0)
-ABOVE_0: Final = click.FloatRange(min=0, min_open=True)
-SHARE: Final = click.FloatRange(0, 1, max_open=True)
+BITS: Final = click.IntRange(1, 16)
+"""A model has a row of weights for each id: 2^16 is far more than the published 2^10."""
+ABOVE_0: Final = Finite(min=0, min_open=True)
+SHARE: Final = Finite(0, 1, max_open=True)
 SIZES: Final = click.Choice(["nano", "mini", "small", "base"])
 _FRESH: Final = ("size", "layers", "d_model", "heads", "ff_dim", "s1_bits", "s2_bits")
 
@@ -52,22 +70,22 @@ _COMMON: Final = (
      "Statistics come from the bars before a split drawn here; default: 3/8 of the window to "
      "the window less the horizon."),
     ("--horizon", {"type": POSITIVE, "default": 24}, "Bars that a forecast will reach."),
-    ("--context-loss-weight", {"type": click.FloatRange(min=0)},
+    ("--context-loss-weight", {"type": Finite(min=0)},
      "What a bar before the split counts; default: 0 for a model, 1 for a tokenizer."),
     ("--lr", {"type": ABOVE_0}, "Learning rate; default 1e-3, with --from 1e-4."),
-    ("--lr-end", {"type": click.FloatRange(0, 1), "default": 0.1}, "Its share at the end."),
+    ("--lr-end", {"type": Finite(0, 1), "default": 0.1}, "Its share at the end."),
     ("--warmup", {"type": NOT_NEGATIVE},
      "Steps in which it rises; default: a tenth of all, at most 100."),
-    ("--weight-decay", {"type": click.FloatRange(min=0), "default": 0.1}, "AdamW's."),
+    ("--weight-decay", {"type": Finite(min=0), "default": 0.1}, "AdamW's."),
     ("--clip", {"type": ABOVE_0, "default": 1.0}, "Largest norm of the gradients."),
     ("--precision", {"type": click.Choice(["fp32", "bf16"]), "default": "fp32"},
      "bf16: mixed precision."),
     ("--seed", {"type": NOT_NEGATIVE, "default": 7}, "Of weights, windows and dropout."),
     ("--dropout", {"type": SHARE}, "All dropouts; default 0, with --from the checkpoint's."),
-    ("--volume-dropout", {"type": click.FloatRange(0, 1), "default": 0.05},
+    ("--volume-dropout", {"type": Finite(0, 1), "default": 0.05},
      "Share of windows without volume and amount."),
-    ("--validation-share", {"type": click.FloatRange(0, 1, min_open=True, max_open=True),
-                            "default": 0.15}, "Last part of the time, never trained on."),
+    ("--validation-share", {"type": Finite(0, 1, min_open=True, max_open=True), "default": 0.15},
+     "Last part of the time, never trained on."),
     ("--validation-windows", {"type": POSITIVE, "default": 256}, "Fixed windows from there."),
     ("--validate-every", {"type": POSITIVE, "default": 200}, "Steps."),
     ("--max-jump", {"type": ABOVE_0, "default": 0.15}, "Cut where a next open lies further."),
@@ -96,8 +114,8 @@ def _options(command: Callable[..., int]) -> Callable[..., int]:
 
 @train.command()
 @_options
-@click.option("--s1-bits", type=POSITIVE, help="Bits of the coarse id; default 10.")
-@click.option("--s2-bits", type=POSITIVE, help="Bits of the fine id; default 10.")
+@click.option("--s1-bits", type=BITS, help="Bits of the coarse id; default 10.")
+@click.option("--s2-bits", type=BITS, help="Bits of the fine id; default 10.")
 @click.option(
     "--channel-weights",
     metavar="O,H,L,C,V,A",
@@ -241,7 +259,8 @@ def _model_job(
     from .training.losses import ModelLoss
     from .training.run import Job
 
-    encoder = KronosTokenizer.from_pretrained(part_of(tokenizer, "tokenizer"))
+    with _named("--tokenizer"):
+        encoder = KronosTokenizer.from_pretrained(part_of(tokenizer, "tokenizer"))
     bits = {"s1_bits": encoder.s1_bits, "s2_bits": encoder.s2_bits}
     window = flags["window"]
     config = shapes.model_config(
@@ -296,8 +315,18 @@ def _begun(
             raise SettingsError(f"{flag}: expected none with --from, which has a shape")
     if flags["dropout"] is not None:
         changes = changes | {name: flags["dropout"] for name in DROPOUTS if name in config}
-    module, digest = begun_from(cls, part_of(flags["from_"], part), changes)
+    with _named("--from"):
+        module, digest = begun_from(cls, part_of(flags["from_"], part), changes)
     return module, digest
+
+
+@contextlib.contextmanager
+def _named(flag: str) -> Iterator[None]:
+    """A checkpoint that cannot be loaded is told with the flag that names it."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{flag}: {str(error).removeprefix('model: ')}") from error
 
 
 def _shape(flags: dict[str, Any], sizes: dict[str, dict[str, int]]) -> dict[str, int]:

@@ -1,6 +1,9 @@
 """Bars in files: parquet, csv or JSON lines, columns named as the wire's fields."""
 
+import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +21,18 @@ PRICES: Final = ("open", "high", "low", "close")
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
 NOTHING: Final = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 """What stands for no number in a csv file."""
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    zlib.error,
+    RecursionError,
+    NotImplementedError,
+    msgspec.DecodeError,
+)
+"""What the readers raise: a cut or damaged gzip has errors of its own, rows may be nested without
+end, and pyarrow does not implement all that a parquet file may hold."""
 
 
 class BarColumns(NamedTuple):
@@ -70,22 +85,36 @@ def write_bars(path: str | Path, bars: Iterable[Bar]) -> None:
 
 
 def write_rows(path: str | Path, rows: Sequence[dict[str, Any]], columns: list[str]) -> None:
-    """Writes a table by the file's ending; InputError where the ending says nothing."""
+    """Writes a table by the file's ending; InputError where the ending says nothing or the file
+    cannot be written."""
     import pandas as pd
 
     path = Path(path)
     check_ending(path)
     if path.suffix == ".jsonl":
-        path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        with _writing(path):
+            path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         return
     frame = pd.DataFrame(list(rows), columns=columns)
     for column in ("first_trade_id", "last_trade_id", "prev_open_time"):
         if column in frame:
             frame[column] = pd.array([row[column] for row in rows], dtype="Int64")
-    if path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
-    else:
-        frame.to_csv(path, index=False)
+    with _writing(path):
+        if path.suffix == ".parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            frame.to_csv(path, index=False)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tells of a full disk, a forbidden folder or a dangling link in one line."""
+    try:
+        yield
+    except OSError as error:
+        # The number alone: pyarrow and Python word the same reason differently.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(f"{path}: cannot be written: {reason}") from error
 
 
 def check_ending(path: str | Path) -> None:
@@ -93,7 +122,9 @@ def check_ending(path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in ENDINGS:
         raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
-    if not path.absolute().parent.is_dir():
+    with _writing(path):
+        folder = path.absolute().parent.is_dir()
+    if not folder:
         raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
 
 
@@ -121,8 +152,10 @@ def _frame(path: Path) -> Any:
             return pd.read_csv(
                 path, dtype={"symbol": str}, na_values=nothing, keep_default_na=False
             )
-    except (ValueError, OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
     raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
 
 
@@ -137,10 +170,7 @@ def _parts(path: Path, symbol: str | None) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}: missing columns {named}; found {', '.join(map(str, frame))}")
     if "symbol" not in frame:
         frame["symbol"] = symbol_of(path)
-    empty = np.flatnonzero(frame["symbol"].isna())
-    if len(empty):
-        raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")
-    frame["symbol"] = frame["symbol"].astype(str)
+    frame["symbol"] = _symbols(path, frame["symbol"])
     if symbol is not None:
         there = frame["symbol"].unique()
         frame = frame[frame["symbol"] == symbol]
@@ -150,6 +180,24 @@ def _parts(path: Path, symbol: str | None) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}: expected {wanted}, found {found}")
     for name, part in frame.groupby("symbol", sort=True):
         yield str(name), part
+
+
+def _symbols(path: Path, column: Any) -> Any:
+    """A column of symbols as text."""
+    import pandas as pd
+
+    empty = np.flatnonzero(column.isna())
+    if len(empty):
+        raise InputError(f"{path}: symbol: expected text, row {empty[0] + 1} has none")
+    if not isinstance(column.dtype, pd.StringDtype) and column.dtype.kind == "O":
+        for row, value in enumerate(column, 1):
+            if pd.api.types.is_list_like(value):
+                kind = "struct" if isinstance(value, dict) else "list"
+                raise InputError(f"{path}: symbol: expected text, row {row} has a {kind}")
+    try:
+        return column.astype(str)
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"{path}: symbol: expected text: {error}") from error
 
 
 class _Checked(NamedTuple):
@@ -244,7 +292,7 @@ def _numbers(where: str, part: Any, name: str) -> NDArray[np.float64]:
     """A column as doubles, NaN where there is nothing."""
     try:
         numbers: NDArray[np.float64] = part[name].to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: {name}: expected numbers: {error}") from error
     return numbers
 

@@ -19,7 +19,7 @@ def history_files(path: str | Path, symbols: Iterable[str]) -> dict[str, Path]:
         raise InputError(f"feed.history: expected a bars file or a folder of them, got {path}")
     found: dict[str, Path] = {}
     for symbol in symbols:
-        for ending in (".parquet", ".csv", ".jsonl"):
+        for ending in (".parquet", ".csv", ".csv.gz", ".jsonl"):
             if (path / f"{symbol}{ending}").is_file():
                 found[symbol] = path / f"{symbol}{ending}"
                 break

@@ -1,8 +1,10 @@
 """KronosPredictor: data frames in, data frames out, as users of upstream Kronos call it."""
 
 import logging
+import operator
 from collections.abc import Sequence
-from typing import Final
+from numbers import Number
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -27,8 +29,8 @@ class KronosPredictor:
     """Forecasts K-lines of pandas frames.
 
     A frame has the columns open, high, low, close and optionally volume and amount, one row a
-    bar. Timestamps are a Series or DatetimeIndex of the bars' open times. A horizon past
-    `max_context` rolls the window, with one warning.
+    bar. Timestamps are a Series or DatetimeIndex of the bars' open times. Context and horizon
+    past `max_context` roll the window, with one warning; the horizon alone must fit.
     """
 
     def __init__(
@@ -41,9 +43,7 @@ class KronosPredictor:
         self.device = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
-        self.max_context = max_context or model.max_context
-        if self.max_context < 1:
-            raise InputError(f"max_context: expected 1 or more bars, got {max_context!r}")
+        self.max_context = _integer("max_context", max_context or model.max_context, least=1)
         self._warned = False
 
     def predict(
@@ -95,7 +95,7 @@ class KronosPredictor:
             x_timestamp_list,
             y_timestamp_list,
             pred_len,
-            Sampling(temperature=T, top_k=top_k, top_p=top_p),
+            _sampling(T, top_k, top_p),
             sample_count,
             seed,
         )
@@ -118,7 +118,7 @@ class KronosPredictor:
         seed: int = 0,
     ) -> NDArray[np.float64]:
         """All sampled paths (sample_count, pred_len, 6), channels in the order of COLUMNS."""
-        sampling = Sampling(temperature=T, top_k=top_k, top_p=top_p)
+        sampling = _sampling(T, top_k, top_p)
         (paths,) = self._rollouts(
             [df], [x_timestamp], [y_timestamp], pred_len, sampling, sample_count, seed
         )
@@ -169,11 +169,14 @@ class KronosPredictor:
                 f"df_list, x_timestamp_list, y_timestamp_list: expected equal lengths, got "
                 f"{len(frames)}, {len(x_stamps)}, {len(y_stamps)}"
             )
-        for name, number in (("pred_len", pred_len), ("sample_count", paths)):
-            if number < 1:
-                raise InputError(f"{name}: expected 1 or more, got {number!r}")
-        if seed < 0:
-            raise InputError(f"seed: expected an integer of 0 or more, got {seed!r}")
+        pred_len = _integer("pred_len", pred_len, least=1)
+        paths = _integer("sample_count", paths, least=1)
+        # Series i draws from the seed plus i, which must stay within 64 bits.
+        seed = _integer("seed", seed, most=2**64 - max(1, len(frames)))
+        if pred_len > self.max_context:
+            raise InputError(
+                f"pred_len: expected at most {self.max_context} (max_context), got {pred_len}"
+            )
         self._warn_when_rolling(max((len(frame) for frame in frames), default=0) + pred_len)
         series = [
             _Series(i, frame, x, y, pred_len)
@@ -242,9 +245,30 @@ class _Series:
         )
 
 
+def _sampling(temperature: float, top_k: int, top_p: float) -> Sampling:
+    top_k = _integer("top_k", top_k)
+    try:
+        return Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    except TypeError as error:
+        raise InputError(f"T, top_p: expected numbers, got {temperature!r}, {top_p!r}") from error
+
+
+def _integer(name: str, value: Any, *, least: int = 0, most: int | None = None) -> int:
+    """A Python integer of `least` to `most`, of a Python or numpy one; 5.0 is none."""
+    allowed = f"of {least} or more" if most is None else f"of {least} to {most}"
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name}: expected an integer {allowed}, got {value!r}") from error
+    if number < least or (most is not None and number > most):
+        raise InputError(f"{name}: expected an integer {allowed}, got {value!r}")
+    return number
+
+
 def time_features(stamps: pd.Series | pd.DatetimeIndex, where: str) -> NDArray[np.int64]:
     """Minute, hour, weekday (Monday 0), day, month of each timestamp as written: int64 (n, 5)."""
     try:
+        _refuse_numbers(pd.Index(stamps), where)
         index = pd.DatetimeIndex(stamps)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: expected timestamps: {error}") from error
@@ -255,6 +279,37 @@ def time_features(stamps: pd.Series | pd.DatetimeIndex, where: str) -> NDArray[n
     return np.stack(columns, axis=-1)
 
 
+def _refuse_numbers(stamps: pd.Index, where: str) -> None:
+    """InputError where pandas would read numbers as nanoseconds."""
+    dtype = _of_values(stamps.dtype)
+    kind = str(dtype) if pd.api.types.is_numeric_dtype(dtype) else None
+    if pd.api.types.is_object_dtype(dtype):
+        # A NaN among timestamps is a missing one.
+        numbers = (value for value in stamps if isinstance(value, Number) and value == value)
+        kind = next((type(number).__name__ for number in numbers), None)
+    if kind:
+        raise InputError(
+            f"{where}: expected timestamps, got {kind}; milliseconds are "
+            f"pd.to_datetime(..., unit='ms')"
+        )
+
+
+def _of_values(dtype: Any) -> Any:
+    """The dtype of a column's values, which a category has within."""
+    return dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
+
+
+def _refuse_columns(frame: pd.DataFrame, where: str) -> None:
+    """InputError for a column that stands twice or holds times, which would turn into numbers."""
+    used = PRICES if "volume" not in frame else [name for name in COLUMNS if name in frame]
+    for name in used:
+        dtypes = list(frame[[name]].dtypes)
+        if len(dtypes) != 1:
+            raise InputError(f"{where}: {name}: expected one column, got {len(dtypes)}")
+        if _of_values(dtypes[0]).kind in "Mm":
+            raise InputError(f"{where}: {name}: expected numbers, got {dtypes[0]}")
+
+
 def _values(frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"{where}: expected a pandas DataFrame, got {type(frame).__name__}")
@@ -263,6 +318,7 @@ def _values(frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
         raise InputError(
             f"{where}: missing columns {missing}; expected {PRICES} and optionally volume, amount"
         )
+    _refuse_columns(frame, where)
     try:
         prices = frame[PRICES].to_numpy(np.float64)
         volume = (
@@ -274,7 +330,7 @@ def _values(frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
             amount = frame["amount"].to_numpy(np.float64)
         else:
             amount = volume * prices.mean(1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: expected numbers in {COLUMNS}: {error}") from error
     values = np.column_stack((prices, volume, amount))
     bad = np.argwhere(~np.isfinite(values))

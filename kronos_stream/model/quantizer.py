@@ -87,7 +87,8 @@ class Quantizer(nn.Module):
             flat = per_bar.flatten(0, 1)
             if weights is None:
                 return flat.mean(0)
-            w = weights.flatten() / weights.sum()
+            # Where no bar counts, the loss is 0.
+            w = weights.flatten() / weights.sum().clamp(min=1e-8)
             total: Tensor = torch.tensordot(w, flat, dims=1)
             return total
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..model.checkpoints import Checkpointed
 from .interruption import noted_signals
 from .losses import Losses
@@ -52,7 +52,8 @@ class Loop:
         out: Path,
         ranks: Ranks,
     ) -> None:
-        """Takes up the state in `out`, where there is one. `data`: digest of the bars."""
+        """Takes up the state in `out`, where there is one. `data`: digest of the bars. InputError
+        where no validation window counts."""
         self._settings, self._running = settings, running
         self._o = settings.optimisation
         self._trained = trained
@@ -71,6 +72,13 @@ class Loop:
                 parts=ranks.world,
             )
         )
+        # A model has no loss at a window's first bar.
+        if not ranks.any(any(batch.weights[:, 1:].any() for batch in self._fixed)):
+            raise InputError(
+                "--bars: the validation part: expected prices that move before a window's split, "
+                f"they do in none of its {settings.validation_windows} windows "
+                "(--validation-windows, --validation-share, --split)"
+            )
 
     def run(self, shown: Shown) -> Outcome:
         """To the last step, or until SIGINT or SIGTERM; the state is saved either way."""
@@ -155,7 +163,8 @@ class Loop:
         values = means.means(self._ranks)
         # Of a tokenizer, what it loses: the quantizer's entropies are a means to that.
         judged = values.get("reconstruction", values["loss"])
-        if self.progress.best is None or judged < self.progress.best:
+        best = math.inf if self.progress.best is None else self.progress.best
+        if judged < best:
             self.progress = Progress(step, judged, step)
             if self._ranks.rank == 0:
                 save_checkpoint(self._trained, self._out / "best")

@@ -1,6 +1,7 @@
 """Metrics of a run: one JSON object a line, and TensorBoard where it is installed."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,9 @@ class Metrics:
         self._board = _board(folder / "tensorboard", step)
 
     def write(self, step: int, part: str, values: dict[str, float]) -> None:
-        """`part`: train or validation."""
-        entry = {"step": step, "part": part, **{k: float(f"{v:.6g}") for k, v in values.items()}}
+        """`part`: train or validation. JSON has no nan and no infinity: they become null."""
+        told = {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in values.items()}
+        entry = {"step": step, "part": part, **told}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
         if self._board is not None:

@@ -35,11 +35,15 @@ class Bank(NamedTuple):
     """(S, 2) rows of each segment."""
     symbols: list[str]
     """The symbol of each segment."""
+    times: NDArray[np.int64]
+    """(M,) the different open times of all bars read, those that were dropped too, in order."""
+    time_places: NDArray[np.int64]
+    """(M,) their places."""
 
     def digest(self) -> str:
-        """What tells these bars from others."""
+        """What tells these bars, and how time is split, from others."""
         h = hashlib.blake2b(digest_size=16)
-        for array in (self.values, self.stamps, self.places, self.spans):
+        for array in (self.values, self.stamps, self.places, self.spans, self.times):
             h.update(np.ascontiguousarray(array).data)
         return h.hexdigest()
 
@@ -77,6 +81,7 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
     open_times = np.concatenate([c.open_times[a:b] for _, c, _, a, b in rows])
     # Symbols share most open times.
     different, which = np.unique(open_times, return_inverse=True)
+    times, at = np.unique(np.concatenate([c.open_times for _, c, *_ in parts]), return_index=True)
     bank = Bank(
         values=np.concatenate([c.values[a:b].astype(np.float32) for _, c, _, a, b in rows]),
         stamps=calendar.stamps(different).astype(np.int8)[which],
@@ -84,6 +89,8 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
         places=np.concatenate([p[a:b] for _, _, p, a, b in rows]),
         spans=np.stack((ends - lengths, ends), axis=-1),
         symbols=[symbol for symbol, *_ in rows],
+        times=times,
+        time_places=np.concatenate([p for _, _, p, _ in parts])[at],
     )
     return Read(bank, dropped)
 

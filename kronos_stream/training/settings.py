@@ -1,6 +1,7 @@
 """What a training run can be told. Every field is a flag of `kronos-stream train`."""
 
 import json
+import math
 from typing import Any, Final, Literal
 
 import msgspec
@@ -133,9 +134,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
                 f"processes, got {self.validation_windows}"
             )
         weights = self.channel_weights
-        if len(weights) != 6 or min(weights) < 0 or sum(weights) == 0:
+        if len(weights) != 6 or min(weights) < 0 or not 0 < sum(weights) < math.inf:
             raise SettingsError(
-                "--channel-weights: expected six numbers of 0 or more, not all 0, got "
+                "--channel-weights: expected six finite numbers of 0 or more, not all 0, got "
                 f"{','.join(map(str, weights))}"
             )
 

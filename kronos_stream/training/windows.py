@@ -49,11 +49,13 @@ class Parts(NamedTuple):
 def split_in_time(bank: Bank, sampling: Sampling, min_segment: int) -> Parts:
     """The last share of the time that all symbols span is for validation. A window and a horizon
     before it belong to neither part, so that no forecast made there, nor its context, was learned
-    from."""
-    first, last = int(bank.open_times.min()), int(bank.open_times.max())
+    from.
+
+    Time is that of all bars read: no price, and no rule of cleaning, moves the split."""
+    first, last = int(bank.times[0]), int(bank.times[-1])
     from_time = first + round((last - first) * (1 - sampling.validation_share))
-    later = bank.open_times >= from_time
-    from_place = int(bank.places[later].min())
+    begin = int(np.searchsorted(bank.times, from_time))
+    from_place = int(bank.time_places[begin])
     until_place = from_place - sampling.window - sampling.horizon
     begins = bank.places[bank.spans[:, 0]]
     before, after = bank.spans.copy(), bank.spans.copy()
@@ -66,12 +68,12 @@ def split_in_time(bank: Bank, sampling: Sampling, min_segment: int) -> Parts:
                 f"--bars: no segment of {min_segment} bars or more is left for {name} once time is "
                 f"split at {np.datetime64(from_time, 'ms')} (--validation-share, --min-segment)"
             )
-    earlier = bank.open_times[bank.places < until_place]
+    earlier = bank.times[bank.time_places < until_place]
     return Parts(
         train,
         validation,
-        train_until=int(earlier.max()) + 1 if len(earlier) else first,
-        validation_from=int(bank.open_times[later].min()),
+        train_until=int(earlier[-1]) + 1 if len(earlier) else first,
+        validation_from=int(bank.times[begin]),
     )
 
 

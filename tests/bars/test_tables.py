@@ -1,5 +1,6 @@
 """Bars in files: what is written is read back, and what is wrong is told by file and column."""
 
+import gzip
 import math
 import random
 import re
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from kronos_stream.bars.tables import ENDINGS, read_bars, read_columns, write_bars
+from kronos_stream.bars.tables import ENDINGS, read_bars, read_columns, write_bars, write_rows
 from kronos_stream.errors import InputError
 from kronos_stream.wire.messages import Bar
 from tests.samples import START_MS, STEP_MS, bar
@@ -199,6 +202,87 @@ def test_times_that_are_no_milliseconds_are_told(
 ) -> None:
     with pytest.raises(InputError, match=r"AAA\.parquet: AAA: open_time: expected integer milli"):
         read_bars(table(open_time=times), "5m")
+
+
+def _row(**raw: str) -> str:
+    """A row of JSON lines whose fields are text as it shall stand."""
+    good = {name: str(column[0]) for name, column in GOOD.items()}
+    return "{" + ",".join(f'"{name}":{text}' for name, text in (good | raw).items()) + "}\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"close": "[" * 100_000 + "]" * 100_000}, "cannot be read: maximum recursion depth"),
+        ({"close": "1" + "0" * 400}, "AAA: close: expected numbers: int too large"),
+        ({"open_time": "1" + "0" * 400}, "AAA: open_time: expected numbers: int too large"),
+        ({"symbol": '["AAA"]'}, "symbol: expected text, row 1 has a list"),
+        ({"symbol": '{"name":"AAA"}'}, "symbol: expected text, row 1 has a struct"),
+    ],
+    ids=["nested deep", "price past a double", "time past a double", "list", "struct"],
+)
+def test_json_that_is_no_row_is_told(tmp_path: Path, raw: dict[str, str], told: str) -> None:
+    path = tmp_path / "AAA.jsonl"
+    path.write_text(_row(**raw))
+    with pytest.raises(InputError, match=rf"^[^\n]*AAA\.jsonl: {told}[^\n]*$"):
+        read_bars(path, "5m")
+
+
+@pytest.mark.parametrize(
+    ("symbols", "told"),
+    [
+        (pa.array([["A"], ["B"]]), "symbol: expected text, row 1 has a list"),
+        (pa.array([{"name": "A"}, {"name": "B"}]), "symbol: expected text, row 1 has a struct"),
+        (pa.array([b"A", b"\xff"]), "symbol: expected text: 'utf-8' codec"),
+    ],
+    ids=["lists", "structs", "bytes"],
+)
+def test_parquet_symbols_that_are_no_text_are_told(
+    tmp_path: Path, symbols: pa.Array, told: str
+) -> None:
+    path = tmp_path / "AAA.parquet"
+    pq.write_table(pa.table(GOOD | {"symbol": symbols}), path)
+    with pytest.raises(InputError, match=rf"AAA\.parquet: {told}"):
+        read_bars(path, "5m")
+
+
+def test_a_parquet_type_that_pandas_cannot_name_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "AAA.parquet"
+    lists = pd.Series([["A"], ["B"]], dtype=pd.ArrowDtype(pa.list_(pa.string())))
+    pd.DataFrame(GOOD | {"symbol": lists}).to_parquet(path, index=False)
+    with pytest.raises(InputError, match=r"AAA\.parquet: (cannot be read|symbol: expected text)"):
+        read_bars(path, "5m")
+
+
+def test_a_gzip_that_is_cut_or_damaged_is_told(table: Callable[..., Path], tmp_path: Path) -> None:
+    whole = gzip.compress(table("AAA.csv").read_bytes(), mtime=0)
+    path = tmp_path / "AAA.csv.gz"
+    # What follows the header of ten bytes is no deflate block in the last of them.
+    for content in (whole[:12], whole[: len(whole) // 2], whole[:-1], whole[:10] + b"\xff" * 50):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"^[^\n]*AAA\.csv\.gz: cannot be read: [^\n]*$"):
+            read_bars(path, "5m")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, ending: str) -> None:
+    file, full, dangling, folder = (tmp_path / f"{name}{ending}" for name in "abcd")
+    file.touch()
+    full.symlink_to("/dev/full")
+    dangling.symlink_to(tmp_path / "nowhere" / "bars")
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"expected an existing folder, .* is none"):
+        write_bars(file / f"bars{ending}", _series())
+    for path, reason in (
+        (full, "No space left on device"),
+        (dangling, "No such file or directory"),
+        (folder, "Is a directory"),
+    ):
+        told = f"^{re.escape(str(path))}: cannot be written: {reason}$"
+        with pytest.raises(InputError, match=told):
+            write_bars(path, _series())
+        with pytest.raises(InputError, match=told):
+            write_rows(path, [{"symbol": "AAA"}], ["symbol"])
 
 
 def test_files_that_are_no_tables_are_told(tmp_path: Path) -> None:

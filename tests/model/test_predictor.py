@@ -173,6 +173,10 @@ def at(row: int, column: str, value: float) -> Callable[[pd.DataFrame], pd.DataF
     return change
 
 
+def twice(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda df: pd.concat([df, df[[column]]], axis=1)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -181,9 +185,28 @@ def at(row: int, column: str, value: float) -> Callable[[pd.DataFrame], pd.DataF
         (at(0, "amount", np.nan), "amount of row 0 is nan"),
         (lambda df: df.drop(columns=["high", "low"]), r"missing columns \['high', 'low'\]"),
         (lambda df: df.assign(open="x"), "expected numbers in"),
+        (lambda df: df.assign(open=pd.Series([10**400] * 24)), "expected numbers in"),
+        (lambda df: df.assign(high=times()[0]), "high: expected numbers, got datetime64"),
+        (lambda df: df.assign(low=times()[0] - times()[0][0]), "low: expected numbers, got timed"),
+        (lambda df: df.assign(volume=times()[0].astype("category")), "volume: expected numbers"),
+        (twice("close"), "close: expected one column, got 2"),
+        (twice("amount"), "amount: expected one column, got 2"),
         (lambda df: df.to_numpy(), "expected a pandas DataFrame, got ndarray"),
     ],
-    ids=["NaN", "infinite", "NaN amount", "missing columns", "text", "not a frame"],
+    ids=[
+        "NaN",
+        "infinite",
+        "NaN amount",
+        "missing columns",
+        "text",
+        "past a double",
+        "datetimes",
+        "durations",
+        "categories of datetimes",
+        "a price twice",
+        "amount twice",
+        "not a frame",
+    ],
 )
 def test_frames_that_cannot_be_used(change: Callable[[pd.DataFrame], Any], expected: str) -> None:
     when = times()
@@ -223,6 +246,51 @@ def test_timestamps_that_are_none(stamps: "pd.Series[Any]", expected: str) -> No
         predictor().predict(frame(), stamps, times()[1], STEPS)
 
 
+MS = times()[0].as_unit("ms").asi8
+
+
+@pytest.mark.parametrize(
+    ("stamps", "kind"),
+    [
+        (pd.Series(MS), "int64"),
+        (pd.Index(MS), "int64"),
+        (MS, "int64"),
+        (list(MS), "int64"),
+        (pd.Series(MS.astype(float)), "float64"),
+        (pd.Series(MS, dtype="Int64"), "Int64"),
+        (pd.Series(MS).astype("category"), "int64"),
+        (pd.Series([*times(23)[0], int(MS[-1])], dtype=object), "int"),
+    ],
+    ids=["series", "index", "array", "list", "floats", "Int64", "category", "one among datetimes"],
+)
+def test_numbers_are_no_timestamps(stamps: Any, kind: str) -> None:
+    """They would be read as nanoseconds, and every bar as one of January 1970."""
+    told = f"expected timestamps, got {kind}; milliseconds are pd.to_datetime"
+    df, (known, ahead) = frame(), times()
+    with pytest.raises(InputError, match=f"series 0: x_timestamp: {told}"):
+        predictor().predict(df, stamps, ahead, STEPS)
+    with pytest.raises(InputError, match=f"series 0: y_timestamp: {told}"):
+        predictor().predict_quantiles(df, known, stamps, 24)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda index: pd.Series(index.astype(str)),
+        lambda index: index.tz_localize("Asia/Shanghai"),
+        lambda index: pd.Series(list(index), dtype=object),
+        lambda index: pd.Series(index).astype("category"),
+        lambda index: index.to_numpy(),
+        lambda index: pd.to_datetime(index.as_unit("ms").asi8, unit="ms"),
+    ],
+    ids=["text", "zone", "objects", "category", "array", "milliseconds"],
+)
+def test_timestamps_of_other_kinds(same: Callable[[pd.DatetimeIndex], Any]) -> None:
+    df, (known, ahead) = frame(), times()
+    ours = predictor().predict(df, same(known), same(ahead), STEPS)
+    assert (ours.to_numpy() == predicted(df).to_numpy()).all()
+
+
 def test_lists_of_unequal_lengths() -> None:
     known, ahead = times()
     with pytest.raises(InputError, match="expected equal lengths, got 2, 1, 1"):
@@ -232,17 +300,38 @@ def test_lists_of_unequal_lengths() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"pred_len": 0}, "pred_len: expected 1 or more, got 0"),
-        ({"sample_count": 0}, "sample_count: expected 1 or more, got 0"),
+        ({"pred_len": 0}, "pred_len: expected an integer of 1 or more, got 0"),
+        ({"pred_len": 5.0}, "pred_len: expected an integer of 1 or more, got 5.0"),
+        ({"pred_len": 129}, r"pred_len: expected at most 128 \(max_context\), got 129"),
+        ({"sample_count": 0}, "sample_count: expected an integer of 1 or more, got 0"),
+        ({"sample_count": 2.5}, "sample_count: expected an integer of 1 or more, got 2.5"),
         ({"T": 0.0}, "temperature"),
         ({"top_p": 2.0}, "top_p"),
         ({"top_k": -1}, "top_k"),
-        ({"seed": -1}, "seed: expected an integer of 0 or more, got -1"),
+        ({"top_k": 2.5}, "top_k: expected an integer of 0 or more, got 2.5"),
+        ({"T": None}, "T, top_p: expected numbers, got None, 0.9"),
+        ({"seed": -1}, f"seed: expected an integer of 0 to {2**64 - 1}, got -1"),
+        ({"seed": None}, f"seed: expected an integer of 0 to {2**64 - 1}, got None"),
+        ({"seed": 2**64}, f"seed: expected an integer of 0 to {2**64 - 1}, got {2**64}"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         predictor().predict(frame(), *times(), **({"pred_len": STEPS} | options))
+
+
+def test_integers_may_be_numpys() -> None:
+    options = {"top_k": 9, "sample_count": 3, "seed": 7}
+    ours = predictor().predict(
+        frame(), *times(), np.int64(STEPS), **{name: np.uint8(n) for name, n in options.items()}
+    )
+    assert ours.equals(predicted(frame(), **options))
+
+
+def test_seeds_of_a_batch_stay_within_64_bits() -> None:
+    known, ahead = times()
+    with pytest.raises(InputError, match=f"seed: expected an integer of 0 to {2**64 - 2}, got"):
+        predictor().predict_batch([frame()] * 2, [known] * 2, [ahead] * 2, STEPS, seed=2**64 - 1)
 
 
 @pytest.mark.parametrize("part", ["model", "tokenizer"])
@@ -256,8 +345,15 @@ def test_training_mode_is_refused(part: str) -> None:
 def test_max_context_is_the_models_unless_named() -> None:
     assert predictor().max_context == 128
     assert predictor(max_context=40).max_context == 40
-    with pytest.raises(InputError, match="max_context"):
-        predictor(max_context=-1)
+    for wrong in (-1, 2.5, "many"):
+        with pytest.raises(InputError, match="max_context: expected an integer of 1 or more, got"):
+            predictor(max_context=wrong)
+
+
+def test_a_context_must_hold_the_horizon() -> None:
+    assert predictor(max_context=STEPS).predict(frame(), *times(), STEPS).shape == (STEPS, 6)
+    with pytest.raises(InputError, match=r"pred_len: expected at most 1 \(max_context\), got 4"):
+        predictor(max_context=1).predict(frame(), *times(), STEPS)
 
 
 def test_rolling_past_the_context_warns_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -157,11 +157,14 @@ def test_from_the_built_in_pair(trained: Path) -> None:
         (["--calendar", "MARS"], "bars.calendar: expected 24/7 or a name of exchange_calendars"),
         (["--device", "cuda:0"], "--device: expected cpu, torch finds no GPU; got 'cuda:0'"),
         (["--device", "abacus"], "--device: expected cpu, cuda or cuda:N, got 'abacus'"),
-        (["--from", "/absent"], "model: expected a folder with config.json"),
+        (["--lr", "nan"], "Invalid value for '--lr': expected a finite number, got nan"),
+        (["--clip", "inf"], "Invalid value for '--clip': expected a finite number, got inf"),
+        (["--dropout", "nan"], "Invalid value for '--dropout': expected a finite number, got nan"),
+        (["--from", "/absent"], "--from: expected a folder with config.json"),
         (["--from", "builtin", "--heads", "4"], "--heads: expected none with --from"),
         (["--from", "builtin"], "--tokenizer: {} makes ids of 4+3 bits, the model of --from has"),
         (["--d-model", "15"], "d_model must be an even multiple of the 4 heads"),
-        (["--tokenizer", "/absent"], "model: expected a folder with config.json"),
+        (["--tokenizer", "nope"], "--tokenizer: expected a folder with config.json"),
         (["--size", "huge"], "Invalid value for '--size'"),
     ],
 )
@@ -187,8 +190,39 @@ def test_wrong_paths_are_told_first(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--out: expected a folder that can be made" in capsys.readouterr().err
     assert run(tmp_path, "tokenizer", "some/where") == 2
     assert "AAA: close at open_time" in capsys.readouterr().err
-    assert run(tmp_path, "tokenizer", "out", "--channel-weights", "1,2") == 2
-    assert "--channel-weights: expected six numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--channel-weights", "1,2", "--channel-weights: expected six finite numbers of 0 or more"),
+        ("--channel-weights", "1,1,nan,1,1,1", "not all 0, got 1.0,1.0,nan,1.0,1.0,1.0"),
+        ("--channel-weights", "1,1,inf,1,1,1", "not all 0, got 1.0,1.0,inf,1.0,1.0,1.0"),
+        ("--s1-bits", "40", "Invalid value for '--s1-bits': 40 is not in the range 1<=x<=16"),
+        ("--s2-bits", "17", "Invalid value for '--s2-bits': 17 is not in the range 1<=x<=16"),
+    ],
+)
+def test_wrong_flags_of_a_tokenizer(
+    trained: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str, message: str
+) -> None:
+    assert run(trained, "tokenizer", "wrong", flag, value) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "model"])
+def test_a_validation_part_without_a_scale_is_told(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    bars = frame(400)
+    bars.loc[330:, "high"] = bars["high"].max()
+    write(tmp_path / "bars", AAA=bars)
+    more = encoder(trained) if stage == "model" else BITS
+    assert run(tmp_path, stage, "out", *SHAPE, *more) == 2
+    error = capsys.readouterr().err
+    assert "--bars: the validation part: expected prices that move before" in error
+    assert error.count("\n") == 1
 
 
 def test_help_needs_no_torch(capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,6 +234,24 @@ def test_gradients_that_are_not_finite_end_it_and_spoil_nothing(
     assert make(save_every=1).progress.step == 1
 
 
+def test_what_is_not_finite_is_null_and_never_the_best(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = Loop._computed
+
+    def spoiled(self: Loop, batch: Any) -> Any:
+        out = computed(self, batch)
+        validates = not torch.is_grad_enabled() and not (tmp_path / "out" / "last").exists()
+        return out._replace(loss=out.loss * (torch.nan if validates else 1.0))
+
+    monkeypatch.setattr(Loop, "_computed", spoiled)
+    outcome = make().run(SILENT)  # Validated at 4, 8 and 12, saved first at 5.
+    assert "NaN" not in (tmp_path / "out" / "metrics.jsonl").read_text()
+    seen = {e["step"]: e["loss"] for e in lines(tmp_path / "out") if e["part"] == "validation"}
+    assert seen[4] is None
+    assert outcome.progress.best_step in (8, 12)
+
+
 def test_learning_rate() -> None:
     o = Optimisation(steps=110, lr=1.0, lr_end=0.2, warmup=10)
     rates = [learning_rate(step, o) for step in range(110)]

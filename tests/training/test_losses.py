@@ -1,7 +1,7 @@
 """Both losses against upstream's values, its live code, and their definition."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -91,6 +91,21 @@ def test_peer(tmp_path: Path) -> None:
     close(ours.loss, theirs)
     close(ours.parts["loss_s1"], theirs_s1.detach())
     close(ours.parts["loss_s2"], theirs_s2.detach())
+
+
+@pytest.mark.parametrize("condition", ["true", "sampled"])
+def test_a_batch_in_which_nothing_counts_teaches_nothing(
+    model: Kronos, tokenizer: KronosTokenizer, condition: Literal["true", "sampled"]
+) -> None:
+    for loss in (
+        TokenizerLoss(tokenizer, [1.0] * 6),
+        ModelLoss(model, tokenizer.encode, condition),
+    ):
+        loss.zero_grad()
+        out = loss.train()(series(), stamps(T, B), torch.zeros(B, T))
+        out.loss.backward()
+        assert all(part.isfinite() for part in (out.loss, *out.parts.values()))
+        assert not any(p.grad.any() for p in loss.parameters() if p.grad is not None)
 
 
 def test_only_weighted_bars_count(model: Kronos, tokenizer: KronosTokenizer) -> None:

@@ -10,7 +10,7 @@ from kronos_stream.bars.calendar import AlwaysOpen, calendar_of
 from kronos_stream.errors import InputError
 from kronos_stream.training.segments import read_bank
 from kronos_stream.training.settings import Cleaning
-from tests.samples import STEP_MS
+from tests.samples import START_MS, STEP_MS
 from tests.training.markets import bank_of, frame, write
 
 ALWAYS = AlwaysOpen(STEP_MS)
@@ -27,6 +27,17 @@ def test_symbols_and_gaps_are_apart(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bank.values[:80, 3], expected["close"].to_numpy(np.float32))
     amount = expected["volume"] * expected[["open", "high", "low", "close"]].mean(axis=1)
     np.testing.assert_allclose(bank.values[:80, 5], amount, rtol=1e-6)
+
+
+def test_the_time_of_all_bars_is_known_and_tells_a_bank_from_others(tmp_path: Path) -> None:
+    whole = frame(80)
+    cut = bank_of(write(tmp_path / "cut", AAA=whole, BBB=frame(20, start=START_MS - 20 * STEP_MS)))
+    assert cut.symbols == ["AAA"]
+    np.testing.assert_array_equal(cut.times, START_MS + STEP_MS * np.arange(-20, 80))
+    np.testing.assert_array_equal(cut.time_places, ALWAYS.places(cut.times))
+    alone = bank_of(write(tmp_path / "alone", AAA=whole))
+    np.testing.assert_array_equal(cut.values, alone.values)
+    assert cut.digest() != alone.digest() == bank_of(tmp_path / "alone").digest()
 
 
 def test_time_features_are_those_of_each_row(tmp_path: Path) -> None:

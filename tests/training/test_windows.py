@@ -1,5 +1,7 @@
 """Windows: where they lie, how they are normalised, and that the future stays out of them."""
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -39,7 +41,8 @@ def test_no_window_crosses_a_gap_or_a_symbol(data: st.DataObject) -> None:
     segment = np.repeat(np.arange(len(lengths)), lengths)
     values = np.random.default_rng(0).lognormal(size=(n, 6)).astype(np.float32)
     stamps = np.zeros((n, 5), np.int8)
-    bank = Bank(values, stamps, np.arange(n), np.arange(n), spans, [""] * len(lengths))
+    n_each = np.arange(n)
+    bank = Bank(values, stamps, n_each, n_each, spans, [""] * len(lengths), n_each, n_each)
     windows = Windows(bank, spans, sampling())
     found = windows.located(everywhere(windows))
     assert (segment[found.rows] == segment[found.rows[:, :1]]).all()
@@ -154,6 +157,26 @@ def test_parts_lie_a_window_and_a_horizon_apart(bank: Bank) -> None:
     assert (bank.open_times[np.isin(bank.places, train)] < parts.train_until).all()
     # One point in time for all symbols.
     assert len(parts.validation) == 2
+
+
+def test_neither_later_prices_nor_a_window_move_the_split(tmp_path: Path) -> None:
+    calm = frame(400)
+    wild = calm.copy()
+    prices = ["open", "high", "low", "close"]
+    wild.loc[335:346, prices] *= np.where(np.arange(12) % 2, 1.0, 1.5)[:, None]
+    wild.loc[380:, prices] *= 1.5
+    banks = [bank_of(write(tmp_path / n, AAA=f)) for n, f in (("calm", calm), ("wild", wild))]
+    # The bar at which validation begins was dropped, and the last ones.
+    assert [bank.spans[:, 1].max() for bank in banks] == [400, 369]
+    before, after = (split_in_time(bank, sampling(), WINDOW) for bank in banks)
+    assert calm["open_time"][335] > before.train_until
+    assert after[2:] == before[2:]
+    np.testing.assert_array_equal(after.train, before.train)
+    # A shorter window keeps the last bars, which the longer one drops.
+    narrow = bank_of(tmp_path / "wild", min_segment=16)
+    assert narrow.open_times.max() > banks[1].open_times.max()
+    shorter = split_in_time(narrow, sampling(window=16, split_low=6, split_high=12), 16)
+    assert shorter.validation_from == before.validation_from == calm["open_time"][340]
 
 
 def test_too_little_for_a_part(bank: Bank) -> None:
