@@ -48,10 +48,8 @@ until_option = click.option("--until", metavar="TIME", help="Last bar that is us
 @click.option(
     "--origins",
     type=click.IntRange(min=2),
-    default=540,
     metavar="N",
-    show_default=True,
-    help="A symbol, on a grid of times.",
+    help="Times of the grid; without it 540, more where a symbol would have less than 500.",
 )
 @since_option
 @until_option
@@ -62,7 +60,7 @@ def evaluate(
     loaded: Loaded,
     bars: tuple[Path, ...],
     symbol: tuple[str, ...],
-    origins: int,
+    origins: int | None,
     since: str | None,
     until: str | None,
     both_joins: bool,
@@ -85,7 +83,9 @@ def evaluate(
     if forecasts is not None:
         from .bars.tables import check_ending
 
-        check_ending(forecasts)
+        # The report's own folder is made with the report.
+        inside = forecasts.parent.resolve() == out.resolve()
+        check_ending(forecasts.name if inside else forecasts)
     from .engine.environment import set_defaults
 
     set_defaults()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from ..bars.calendar import Calendar, calendar_of
 from ..engine.loading import load
@@ -25,8 +25,10 @@ class Opened(NamedTuple):
     series: list[Series]
 
 
-def open_inputs(settings: Settings, bars: Sequence[Path], symbols: Sequence[str]) -> Opened:
-    """Loads both; errors name what is wrong with either."""
+def open_inputs(
+    settings: Settings, bars: Sequence[Path], symbols: Sequence[str], say: TextIO
+) -> Opened:
+    """Loads both; errors name what is wrong with either, a line on `say` what is doubtful."""
     pair = load(settings.model)
     name, interval = settings.bars.calendar, settings.bars.interval
     if any(other != name for other in settings.bars.symbol_calendars.values()):
@@ -35,4 +37,11 @@ def open_inputs(settings: Settings, bars: Sequence[Path], symbols: Sequence[str]
         )
     calendar = calendar_of(name, INTERVAL_MS[interval])
     spec = resolve_spec(settings, pair[0].max_context, name)
+    own = pair[0].fine_head_rotary
+    if own != spec.fine_head_rotary and "trained" in (own, spec.fine_head_rotary):
+        print(
+            f"forecast.fine_head_rotary: expected {own}, by which {settings.model.model} was "
+            f"trained (its config.json), got {spec.fine_head_rotary}",
+            file=say,
+        )
     return Opened(pair, spec, calendar, read_series(bars, symbols, interval, calendar))

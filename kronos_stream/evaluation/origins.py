@@ -1,11 +1,11 @@
 """Where forecasts are made: one time grid for all symbols, laid without a look at any price.
 
-An origin is the open time of the last bar that a forecast sees. The grid is even over the span
-that all symbols have in common. A symbol has no origin at a grid time only where bars are missing:
-whatever cleaning suits the training of a model looks at prices, later ones too, and would choose.
+An origin is the open time of the last bar that a forecast sees. The grid is even over the whole
+span, from the earliest first bar of a symbol to the latest last one. A symbol has no origin at a
+grid time only where bars are missing: whatever cleaning suits the training of a model looks at
+prices, later ones too, and would choose.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -16,11 +16,15 @@ from ..bars.calendar import Calendar
 from ..errors import InputError
 from .series import Series
 
-NO_BAR: Final = "no_bar_at_origin"
-CONTEXT_SHORT: Final = "context_incomplete"
-CONTEXT_GAP: Final = "gap_in_context"
-HORIZON_SHORT: Final = "horizon_incomplete"
-HORIZON_GAP: Final = "gap_in_horizon"
+REASONS: Final = (
+    "usable",
+    "no_bar_at_origin",
+    "context_incomplete",
+    "gap_in_context",
+    "horizon_incomplete",
+    "gap_in_horizon",
+)
+"""Why a symbol has no origin at a time, by code; 0 where it has one."""
 
 
 class Origin(NamedTuple):
@@ -44,6 +48,8 @@ class Grid(NamedTuple):
     origins: list[Origin]
     skipped: dict[str, dict[str, int]]
     """Grid times without an origin, by symbol and reason."""
+    usable: dict[str, int]
+    """Intervals of the span that could be an origin, by symbol."""
 
 
 def lay_grid(
@@ -53,49 +59,52 @@ def lay_grid(
     context: int,
     horizon: int,
     count: int,
+    least: int = 0,
     since: int | None = None,
     until: int | None = None,
 ) -> Grid:
-    """`count` origins a symbol, fewer where the span has fewer intervals.
+    """`count` times, fewer where the span has fewer intervals, and more where a symbol that could
+    have `least` origins would have fewer of them. Every interval where no symbol could.
 
     `context` bars end at each origin, `horizon` bars follow it. `since` bounds origins from below
     (contexts may begin before it), `until` (ms, included) the bars that follow; both ms.
     """
-    times = _grid_times(series, calendar, context, horizon, count, since=since, until=until)
-    skipped: dict[str, Counter[str]] = {one.symbol: Counter() for one in series}
-    origins: list[Origin] = []
-    for time, open_time in enumerate(times.tolist()):
-        for number, one in enumerate(series):
-            row = int(np.searchsorted(one.open_times, open_time))
-            reason = _missing(one, row, open_time, context, horizon)
-            if reason is None:
-                origins.append(Origin(number, time, row))
-            else:
-                skipped[one.symbol][reason] += 1
+    every = _candidates(series, calendar, context, horizon, since=since, until=until)
+    codes = np.stack([_codes(one, every, context, horizon) for one in series])
+    chosen = _chosen(codes == 0, count, least)
+    times, codes_there = every[chosen], codes[:, chosen]
+    skipped = {
+        one.symbol: _counts(of_symbol) for one, of_symbol in zip(series, codes_there, strict=True)
+    }
+    rows = [np.searchsorted(one.open_times, times) for one in series]
+    origins = [
+        Origin(number, time, int(rows[number][time]))
+        for time, number in np.argwhere(codes_there.T == 0).tolist()
+    ]
     if not origins:
-        reasons = sum(skipped.values(), Counter())
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
+        told = ", ".join(f"{n} {reason}" for reason, n in sorted(_counts(codes_there).items()))
         raise InputError(
             f"bars: expected {context} bars without a gap and {horizon} after them at some origin, "
             f"found none ({told})"
         )
     places = calendar.places(times)
     stride = float(np.diff(places).mean()) if len(times) > 1 else float(horizon)
-    return Grid(times, stride, origins, {name: dict(c) for name, c in skipped.items()})
+    usable = {one.symbol: int((its == 0).sum()) for one, its in zip(series, codes, strict=True)}
+    return Grid(times, stride, origins, skipped, usable)
 
 
-def _grid_times(
+def _candidates(
     series: Sequence[Series],
     calendar: Calendar,
     context: int,
     horizon: int,
-    count: int,
     *,
     since: int | None,
     until: int | None,
 ) -> NDArray[np.int64]:
-    begin = max(int(one.open_times[0]) for one in series)
-    end = min(int(one.open_times[-1]) for one in series)
+    """Every interval of the span that leaves room for a context and a horizon."""
+    begin = min(int(one.open_times[0]) for one in series)
+    end = max(int(one.open_times[-1]) for one in series)
     if until is not None:
         end = min(end, until)
     span: list[int] = []
@@ -103,31 +112,54 @@ def _grid_times(
     while open_time <= end:
         span.append(open_time)
         open_time = calendar.next_open(open_time)
-    candidates = np.array(span[context - 1 : len(span) - horizon], np.int64)
+    candidates = np.array(span[context - 1 : max(0, len(span) - horizon)], np.int64)
     if since is not None:
         candidates = candidates[candidates >= since]
     if not len(candidates):
         raise InputError(
-            f"bars: expected a span common to all symbols of {context} + {horizon} intervals or "
-            f"more (within --since and --until), found {len(span)} intervals from {_time(begin)} "
-            f"to {_time(end)}"
+            f"bars: expected a span of {context} + {horizon} intervals or more (within --since "
+            f"and --until), found {len(span)} intervals from {_time(begin)} to {_time(end)}"
         )
-    chosen = np.linspace(0, len(candidates) - 1, min(count, len(candidates)))
-    return candidates[chosen.round().astype(np.int64)]
+    return candidates
 
 
-def _missing(series: Series, row: int, open_time: int, context: int, horizon: int) -> str | None:
-    """Why a symbol has no origin there."""
+def _chosen(usable: NDArray[np.bool_], count: int, least: int) -> NDArray[np.int64]:
+    """Places of an even grid among n candidates; `usable` (S, n) says which each symbol has."""
+    n = usable.shape[1]
+    wanting = usable[usable.sum(1) >= least]
+    if not len(wanting):
+        return np.arange(n)
+    while True:
+        chosen = np.linspace(0, n - 1, min(count, n)).round().astype(np.int64)
+        fewest = int(wanting[:, chosen].sum(1).min())
+        if fewest >= least or count >= n:
+            return chosen
+        # In proportion, but few hits say little about the share of times that hit.
+        count = min(2 * count, max(count + 1, -(-count * least // max(fewest, 1))))
+
+
+def _codes(
+    series: Series, times: NDArray[np.int64], context: int, horizon: int
+) -> NDArray[np.int8]:
+    """Whether a symbol has an origin at each time (n,), or why not: places in REASONS."""
     places, last = series.places, len(series.places) - 1
-    if row > last or series.open_times[row] != open_time:
-        return NO_BAR
-    if row < context - 1:
-        return CONTEXT_SHORT
-    if places[row] - places[row - context + 1] != context - 1:
-        return CONTEXT_GAP
-    if row + horizon > last:
-        return HORIZON_SHORT
-    return HORIZON_GAP if places[row + horizon] - places[row] != horizon else None
+    row = np.searchsorted(series.open_times, times)
+    at = np.minimum(row, last)
+    before, after = np.maximum(at - context + 1, 0), np.minimum(at + horizon, last)
+    missing = (
+        series.open_times[at] != times,
+        row < context - 1,
+        places[at] - places[before] != context - 1,
+        row + horizon > last,
+        places[after] - places[at] != horizon,
+    )
+    return np.select(missing, np.arange(1, len(REASONS)), 0).astype(np.int8)
+
+
+def _counts(codes: NDArray[np.int8]) -> dict[str, int]:
+    """How often each reason stands there."""
+    counts = np.bincount(codes.ravel(), minlength=len(REASONS)).tolist()
+    return {reason: n for reason, n in zip(REASONS[1:], counts[1:], strict=True) if n}
 
 
 def _time(ms: int) -> str:

@@ -1,8 +1,9 @@
 """Bars and a model → the report: one pass, the same origins for everyone."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Final, NamedTuple, TextIO
 
 import numpy as np
 
@@ -21,12 +22,17 @@ from .baselines import (
 from .collect import Collected, collect
 from .garch import garch
 from .inputs import open_inputs
-from .origins import Grid, lay_grid
+from .origins import Grid, Origin, lay_grid
 from .predictions import Predictions
 from .progress import progress
 from .sampler import Sampler
 from .scores import Truth
 from .series import Series
+
+TIMES: Final = 540
+"""Of a grid, unless told: a few more than LEAST, since some forecasts are refused."""
+LEAST: Final = 500
+"""Origins of every symbol whose bars allow so many."""
 
 
 class Options(NamedTuple):
@@ -34,7 +40,8 @@ class Options(NamedTuple):
 
     bars: Sequence[Path]
     symbols: Sequence[str] = ()
-    origins: int = 540
+    origins: int | None = None
+    """Times of the grid; None: TIMES, or as many more as give each symbol LEAST origins."""
     since: int | None = None
     until: int | None = None
     both_joins: bool = False
@@ -56,17 +63,24 @@ class Evaluated(NamedTuple):
 
 def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
     """Forecasts of the model and of the baselines at one set of origins, scored."""
-    pair, spec, calendar, series = open_inputs(settings, options.bars, options.symbols)
+    pair, spec, calendar, series = open_inputs(settings, options.bars, options.symbols, out)
     context, horizon = bars_needed(spec), spec.horizon
     grid = lay_grid(
         series,
         calendar,
         context=context,
         horizon=horizon,
-        count=options.origins,
+        count=options.origins or TIMES,
+        least=0 if options.origins else LEAST,
         since=options.since,
         until=options.until,
     )
+    if options.origins is None and len(grid.times) > TIMES:
+        print(
+            f"origins: {len(grid.times)} times instead of {TIMES}, for {LEAST} a symbol "
+            "(--origins sets another number)",
+            file=out,
+        )
     sampler = Sampler(
         pair,
         spec,
@@ -92,6 +106,8 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
             f"bars: expected a forecast at some origin, got none ({', '.join(reasons)}){way_out}"
         )
     origins = collected.origins
+    if options.origins is None:
+        _name_the_short(series, grid, origins, out)
     y = realised_returns(series, origins, horizon)
     returns = context_returns(series, origins, context)
     truth = Truth(
@@ -112,6 +128,20 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
         seasonal_naive(series, origins, y),
     ]
     return Evaluated(spec, sampler.revision, series, grid, collected, truth, forecasters, fits)
+
+
+def _name_the_short(
+    series: Sequence[Series], grid: Grid, origins: Sequence[Origin], out: TextIO
+) -> None:
+    """Says in one line which symbols have few origins, and how many they could have."""
+    used = Counter(origin.series for origin in origins)
+    few = [
+        f"{used[number]} of {one.symbol} (its bars allow {grid.usable[one.symbol]})"
+        for number, one in enumerate(series)
+        if used[number] < LEAST
+    ]
+    if few:
+        print(f"origins: expected {LEAST} or more a symbol, got {', '.join(few)}", file=out)
 
 
 def _named(predictions: dict[str, Predictions]) -> list[Predictions]:

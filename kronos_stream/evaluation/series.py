@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import ENDINGS, placed, read_columns, symbol_of
+from ..bars.tables import placed, read_columns, symbol_of
 from ..context.window import Window
 from ..errors import InputError, some_of
 from ..wire.messages import CLOSE
+
+_READ: Final = (".parquet", ".csv", ".csv.gz", ".jsonl", ".json")
+"""Endings of the files that are read of a folder."""
 
 
 class Series(NamedTuple):
@@ -84,14 +87,10 @@ def _files(paths: Sequence[Path], symbols: Sequence[str]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.iterdir() if _is_table(file))
+        files = sorted(file for file in path.iterdir() if file.name.endswith(_READ))
         if not files:
-            raise InputError(f"bars: expected files ending in {', '.join(ENDINGS)} in {path}")
+            raise InputError(f"bars: expected files ending in {', '.join(_READ)} in {path}")
         # In a folder with a file a symbol the other files need not be read.
         named = [file for file in files if symbol_of(file) in symbols]
         every = {symbol_of(file) for file in named} == set(symbols)
         yield from named if symbols and every else files
-
-
-def _is_table(file: Path) -> bool:
-    return file.suffix in ENDINGS or file.name.endswith(".csv.gz")

@@ -42,19 +42,21 @@ def generate_file(
 ) -> Generated:
     """Writes `count` series of `horizon` candles each to a bars file.
 
-    Contexts are spread evenly over symbols and time; where there are fewer of them than series,
-    each is continued more than once. A series is a symbol of its own, SOURCE#NUMBER, so that its
-    bars are never taken for those of its neighbours; `source` is the symbol of its context.
+    Contexts are spread evenly over symbols and the time of each; where there are fewer of them than
+    series, each is continued more than once. A series is a symbol of its own, SOURCE#NUMBER, so
+    that its bars are never taken for those of its neighbours; `source` is the symbol of its
+    context.
     """
     check_ending(out)
-    opened = open_inputs(settings, bars, symbols)
+    opened = open_inputs(settings, bars, symbols, say)
     grid = lay_grid(
         opened.series,
         opened.calendar,
         context=bars_needed(opened.spec),
         horizon=0,
-        # Twice as many as are needed: some of them lie in gaps.
-        count=-(-2 * count // len(opened.series)),
+        # More than are needed of each symbol, for those that have too few.
+        count=count,
+        least=-(-count // len(opened.series)),
         since=since,
         until=until,
     )
@@ -90,9 +92,17 @@ def generate_file(
 
 
 def _spread(origins: list[Origin], count: int) -> list[Origin]:
-    """At most `count` of the origins, evenly."""
-    chosen = np.linspace(0, len(origins) - 1, min(count, len(origins)))
-    return [origins[place] for place in chosen.round().astype(int)]
+    """At most `count` of the origins, evenly over symbols and the time of each; what a symbol lacks
+    is the others'."""
+    groups: dict[int, list[Origin]] = {}
+    for origin in origins:
+        groups.setdefault(origin.series, []).append(origin)
+    chosen: list[Origin] = []
+    for place, group in enumerate(sorted(groups.values(), key=len)):
+        share = -(-(count - len(chosen)) // (len(groups) - place))
+        places = np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int)
+        chosen += [group[i] for i in places]
+    return sorted(chosen, key=lambda origin: (origin.time, origin.series))
 
 
 def _candles(

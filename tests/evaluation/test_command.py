@@ -13,13 +13,14 @@ import pytest
 from kronos_stream.bars.tables import read_bars
 from kronos_stream.cli import main
 from kronos_stream.engine import loading
-from kronos_stream.evaluation import command, extra
+from kronos_stream.evaluation import command, extra, run
 from kronos_stream.evaluation.progress import progress
+from kronos_stream.evaluation.series import read_series
 from tests.engine.requests import tiny_pair
 from tests.samples import START_MS, STEP_MS
 from tests.threads import threads
 
-from .samples import perturbed, series_of, write_series
+from .samples import CALENDAR, perturbed, series_of, write_series
 
 SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
 
@@ -146,6 +147,71 @@ def test_later_bars_change_no_earlier_forecast(
     assert not made[0][~early].equals(made[1][~early])
 
 
+def test_forecasts_go_to_the_folder_that_is_made_for_the_report(
+    bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    out = tmp_path / "new" / "report"
+    evaluate(bars, out, "--origins", "4", "--forecasts", str(out / "forecasts.parquet"))
+    assert (out / "forecasts.parquet").is_file()
+
+
+def test_symbols_with_few_origins_are_named_unless_their_number_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    monkeypatch.setattr(run, "TIMES", 20)
+    monkeypatch.setattr(run, "LEAST", 18)
+    late = series_of("BBB", 40, first=160)
+    few = write_series(tmp_path / "few", series_of("AAA", 200, without=(100,)), late)
+    words = ["evaluate", *SMALL, "--bars", str(few), "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("origins:")]
+    assert told == [
+        "origins: 23 times instead of 20, for 18 a symbol (--origins sets another number)",
+        "origins: expected 18 or more a symbol, got 2 of BBB (its bars allow 12)",
+    ]
+    assert main([*words, "--origins", "20"]) == 0
+    assert "origins:" not in capsys.readouterr().err
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["origins"]["times"] == 20
+
+
+@pytest.mark.parametrize(
+    ("own", "setting", "told"),
+    [
+        ("trained", "upstream", "expected trained, by which builtin was trained (its config.json)"),
+        ("upstream", "trained", "got trained"),
+        ("trained", "trained", None),
+        ("upstream", "none", None),
+        ("none", "upstream", None),
+    ],
+)
+def test_a_fine_head_that_was_trained_otherwise_is_told(
+    own: str,
+    setting: str,
+    told: str | None,
+    bars: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pair = tiny_pair(fine_head_rotary=own)
+    monkeypatch.setattr(loading, "load_pair", lambda *args, **options: pair)
+    words = ["generate", *SMALL, "--bars", str(bars), "--count", "2"]
+    assert main([*words, "--out", str(tmp_path / "g.csv"), "--fine-head-rotary", setting]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("forecast.")]
+    assert len(lines) == (told is not None)
+    assert told is None or told in lines[0]
+
+
+def test_a_folder_of_json_is_read(bars: Path, tmp_path: Path) -> None:
+    lines = pd.read_parquet(bars / "AAA.parquet").to_json(orient="records", lines=True)
+    (tmp_path / "AAA.json").write_text(lines)
+    (read,) = read_series([tmp_path], [], "5m", CALENDAR)
+    assert (read.symbol, len(read.places)) == ("AAA", 900)
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_synthetic_bars_are_possible_ones_that_can_be_read(
     bars: Path, tmp_path: Path, ending: str
@@ -190,12 +256,12 @@ def test_few_contexts_are_continued_more_than_once(tmp_path: Path) -> None:
             "evaluate --bars {bars} --out {tmp}/o --since 2025-01-03 --until 2025-01-02",
             "--until: expected a time after --since 2025-01-03, got 2025-01-02",
         ),
-        ("evaluate --bars {bars} --out {tmp}/o --since 2030-01-01", "span common to all symbols"),
+        ("evaluate --bars {bars} --out {tmp}/o --since 2030-01-01", "expected a span of"),
         ("evaluate --bars {bars} --out {tmp}/o --horizon 126", "forecast.horizon: horizon 126"),
         ("evaluate --bars {bars} --out {tmp}/o --calendar XNOWHERE", "bars.calendar: expected"),
         ("evaluate --bars {bars} --out {tmp}/o --join some", "forecast.join: expected"),
         ("evaluate --bars {bars} --out {tmp}/o --origins 1", "--origins"),
-        ("evaluate --bars {tmp} --out {tmp}/o", "expected files ending in .parquet, .csv, .jsonl"),
+        ("evaluate --bars {tmp} --out {tmp}/o", "expected files ending in .parquet, .csv, .csv.gz"),
         ("generate --bars {bars} --out {tmp}/g.csv", "--count: expected the number of series"),
         ("generate --bars {bars} --count 2", "--out: expected a FILE ending in"),
         ("generate --bars {bars} --count 2 --out {tmp}/g.txt", "expected a name that ends in"),
