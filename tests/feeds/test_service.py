@@ -223,7 +223,7 @@ async def test_a_replay_makes_them_at_any_speed_in_any_partitions(
     offline, _ = fold_file(path, bars, listed)
     offline = [msgspec.structs.replace(b, complete=True) for b in offline]
     assert len({b.symbol for b in offline}) > 1
-    for partitions, speed in itertools.product((1, 3), (1.0, 30.0, math.inf)):
+    for partitions, speed in itertools.product((1, 3), (20.0, math.inf)):
         broker = FakeBroker(FakeCluster(partitions=partitions))
         feed = service(
             *(broker, Clock()),
