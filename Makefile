@@ -42,7 +42,7 @@ test: test-unit test-integration test-campaign
 test-unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not integration and not campaign" $(TWO)
 
-# Each of the two has a broker and a store of its own.
+# Each of the two starts a broker and a store, unless KRONOS_TEST_KAFKA and KRONOS_TEST_REDIS do.
 test-integration: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m integration $(TWO)
 

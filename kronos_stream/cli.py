@@ -61,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _open_standard_streams() -> None:
     """Who starts us may have closed them: a socket in the place of one is not what libuv expects,
-    and what we say there must go nowhere."""
+    and what is said there, by our processes, too, must go nowhere."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 

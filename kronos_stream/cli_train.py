@@ -182,7 +182,8 @@ def _ended(outcome: "Outcome", out: Path, ranks: "Ranks") -> int:
         )
         where = f"step {done.step}, {best}"
         if outcome.signal is None:
-            click.echo(f"done: {where}; checkpoints in {out / 'best'} and {out / 'last'}", err=True)
+            kept = f"s in {out / 'best'} and" if done.best_step else " in"
+            click.echo(f"done: {where}; checkpoint{kept} {out / 'last'}", err=True)
         else:
             click.echo(f"stopped at {where}; the same command goes on from there", err=True)
     return 0 if outcome.signal is None else 128 + int(signal.Signals(outcome.signal))

@@ -19,6 +19,8 @@ from .calendar import Calendar
 
 PRICES: Final = ("open", "high", "low", "close")
 ENDINGS: Final = (".parquet", ".csv", ".jsonl")
+IN_FOLDERS: Final = (".parquet", ".csv", ".csv.gz", ".jsonl")
+"""Endings of the files that are taken for bars in a folder."""
 NOTHING: Final = ["", "NA", "N/A", "NaN", "nan", "null", "None"]
 """What stands for no number in a csv file."""
 UNREADABLE: Final = (

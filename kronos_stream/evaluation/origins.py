@@ -82,15 +82,48 @@ def lay_grid(
         for time, number in np.argwhere(codes_there.T == 0).tolist()
     ]
     if not origins:
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(_counts(codes_there).items()))
-        raise InputError(
-            f"bars: expected {context} bars without a gap and {horizon} after them at some origin, "
-            f"found none ({told})"
-        )
+        raise _none(codes_there, context, horizon)
     places = calendar.places(times)
     stride = float(np.diff(places).mean()) if len(times) > 1 else float(horizon)
     usable = {one.symbol: int((its == 0).sum()) for one, its in zip(series, codes, strict=True)}
     return Grid(times, stride, origins, skipped, usable)
+
+
+def spread(
+    series: Sequence[Series],
+    calendar: Calendar,
+    *,
+    context: int,
+    horizon: int,
+    count: int,
+    since: int | None = None,
+    until: int | None = None,
+) -> list[Origin]:
+    """At most `count` of all intervals that could be an origin, by time: as many of each symbol,
+    evenly over the time of each; what one symbol lacks is the others'. The rest as `lay_grid`."""
+    every = _candidates(series, calendar, context, horizon, since=since, until=until)
+    codes = np.stack([_codes(one, every, context, horizon) for one in series])
+    usable = [np.flatnonzero(of_symbol == 0) for of_symbol in codes]
+    chosen: list[Origin] = []
+    # Those that have least come first, and leave what they lack.
+    for place, number in enumerate(sorted(range(len(series)), key=lambda n: len(usable[n]))):
+        times = usable[number]
+        share = min(len(times), -(-(count - len(chosen)) // (len(series) - place)))
+        # The middle of each of `share` equal parts.
+        times = times[(np.arange(share) * 2 + 1) * len(times) // (2 * max(share, 1))]
+        rows = np.searchsorted(series[number].open_times, every[times])
+        chosen += [Origin(number, *at) for at in zip(times.tolist(), rows.tolist(), strict=True)]
+    if not chosen:
+        raise _none(codes, context, horizon)
+    return sorted(chosen, key=lambda origin: (origin.time, origin.series))
+
+
+def _none(codes: NDArray[np.int8], context: int, horizon: int) -> InputError:
+    told = ", ".join(f"{n} {reason}" for reason, n in sorted(_counts(codes).items()))
+    return InputError(
+        f"bars: expected {context} bars without a gap and {horizon} after them at some origin, "
+        f"found none ({told})"
+    )
 
 
 def _candidates(

@@ -77,8 +77,8 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
     )
     if options.origins is None and len(grid.times) > TIMES:
         print(
-            f"origins: {len(grid.times)} times instead of {TIMES}, for {LEAST} a symbol "
-            "(--origins sets another number)",
+            f"origins: {len(grid.times)} times instead of {TIMES}, for {LEAST} a symbol: "
+            f"{len(grid.origins)} forecasts (--origins sets another number)",
             file=out,
         )
     sampler = Sampler(

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import placed, read_columns, symbol_of
+from ..bars.tables import IN_FOLDERS, placed, read_columns, symbol_of
 from ..context.window import Window
 from ..errors import InputError, some_of
 from ..wire.messages import CLOSE
-
-_READ: Final = (".parquet", ".csv", ".csv.gz", ".jsonl", ".json")
-"""Endings of the files that are read of a folder."""
 
 
 class Series(NamedTuple):
@@ -87,9 +84,9 @@ def _files(paths: Sequence[Path], symbols: Sequence[str]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        files = sorted(file for file in path.iterdir() if file.name.endswith(_READ))
+        files = sorted(file for file in path.iterdir() if file.name.endswith(IN_FOLDERS))
         if not files:
-            raise InputError(f"bars: expected files ending in {', '.join(_READ)} in {path}")
+            raise InputError(f"bars: expected files ending in {', '.join(IN_FOLDERS)} in {path}")
         # In a folder with a file a symbol the other files need not be read.
         named = [file for file in files if symbol_of(file) in symbols]
         every = {symbol_of(file) for file in named} == set(symbols)

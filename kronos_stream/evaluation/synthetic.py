@@ -15,7 +15,7 @@ from ..forecasts.record import following
 from ..settings import Settings
 from ..wire.messages import CHANNELS
 from .inputs import open_inputs
-from .origins import Origin, lay_grid
+from .origins import spread
 from .progress import progress
 from .sampler import Sampler
 
@@ -49,18 +49,15 @@ def generate_file(
     """
     check_ending(out)
     opened = open_inputs(settings, bars, symbols, say)
-    grid = lay_grid(
+    origins = spread(
         opened.series,
         opened.calendar,
         context=bars_needed(opened.spec),
         horizon=0,
-        # More than are needed of each symbol, for those that have too few.
         count=count,
-        least=-(-count // len(opened.series)),
         since=since,
         until=until,
     )
-    origins = _spread(grid.origins, count)
     each, more = divmod(count, len(origins))
     spec = msgspec.structs.replace(opened.spec, paths=each + (more > 0))
     sampler = Sampler(
@@ -89,20 +86,6 @@ def generate_file(
         raise InputError(f"bars: expected a context that gives a forecast, found none ({told})")
     write_rows(out, rows, list(COLUMNS))
     return Generated(made, refused)
-
-
-def _spread(origins: list[Origin], count: int) -> list[Origin]:
-    """At most `count` of the origins, evenly over symbols and the time of each; what a symbol lacks
-    is the others'."""
-    groups: dict[int, list[Origin]] = {}
-    for origin in origins:
-        groups.setdefault(origin.series, []).append(origin)
-    chosen: list[Origin] = []
-    for place, group in enumerate(sorted(groups.values(), key=len)):
-        share = -(-(count - len(chosen)) // (len(groups) - place))
-        places = np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int)
-        chosen += [group[i] for i in places]
-    return sorted(chosen, key=lambda origin: (origin.time, origin.series))
 
 
 def _candles(

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import BarColumns, placed, read_columns
+from ..bars.tables import IN_FOLDERS, BarColumns, placed, read_columns
 from ..errors import InputError
 from .quality import Dropped, clean
 from .settings import Cleaning
-
-_READ = (".parquet", ".csv", ".csv.gz", ".jsonl", ".json")
 
 
 class Bank(NamedTuple):
@@ -100,9 +98,9 @@ def bars_files(paths: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(f for f in path.iterdir() if f.name.endswith(_READ))
+            inside = sorted(f for f in path.iterdir() if f.name.endswith(IN_FOLDERS))
             if not inside:
-                raise InputError(f"--bars: expected bars files ({', '.join(_READ)}) in {path}")
+                raise InputError(f"--bars: expected bars files ({', '.join(IN_FOLDERS)}) in {path}")
             files += inside
         elif path.is_file():
             files.append(path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,8 @@ def test_symbols_with_few_origins_are_named_unless_their_number_was_asked_for(
     assert main(words) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("origins:")]
     assert told == [
-        "origins: 23 times instead of 20, for 18 a symbol (--origins sets another number)",
+        "origins: 23 times instead of 20, for 18 a symbol: 22 forecasts (--origins sets another "
+        "number)",
         "origins: expected 18 or more a symbol, got 2 of BBB (its bars allow 12)",
     ]
     assert main([*words, "--origins", "20"]) == 0
@@ -205,9 +207,9 @@ def test_a_fine_head_that_was_trained_otherwise_is_told(
     assert told is None or told in lines[0]
 
 
-def test_a_folder_of_json_is_read(bars: Path, tmp_path: Path) -> None:
-    lines = pd.read_parquet(bars / "AAA.parquet").to_json(orient="records", lines=True)
-    (tmp_path / "AAA.json").write_text(lines)
+def test_what_else_lies_in_a_folder_is_not_read(bars: Path, tmp_path: Path) -> None:
+    shutil.copy(bars / "AAA.parquet", tmp_path)
+    (tmp_path / "data.json").write_text('{"what": "notes"}')
     (read,) = read_series([tmp_path], [], "5m", CALENDAR)
     assert (read.symbol, len(read.places)) == ("AAA", 900)
 

@@ -4,22 +4,35 @@ from collections import Counter
 
 import pytest
 
-from kronos_stream.evaluation.origins import Origin
-from kronos_stream.evaluation.synthetic import _spread
+from kronos_stream.errors import InputError
+from kronos_stream.evaluation.origins import Origin, spread
+from kronos_stream.evaluation.series import Series
+
+from .samples import CALENDAR, series_of
+
+CONTEXT = 25
 
 
-def origins_of(*sizes: int) -> list[Origin]:
-    """So many of each symbol at the first times, all symbols of a time together."""
-    origins = [Origin(n, time, time) for n, size in enumerate(sizes) for time in range(size)]
-    return sorted(origins, key=lambda origin: (origin.time, origin.series))
+def spread_over(count: int, *series: Series) -> list[Origin]:
+    return spread(series, CALENDAR, context=CONTEXT, horizon=0, count=count)
+
+
+def with_contexts(name: str, contexts: int, **options: int) -> Series:
+    return series_of(name, contexts + CONTEXT - 1, **options)
+
+
+def counts_of(origins: list[Origin], symbols: int) -> list[int]:
+    return [sum(origin.series == n for origin in origins) for n in range(symbols)]
 
 
 def test_every_quarter_of_the_time_has_as_many_of_each_symbol() -> None:
-    chosen = _spread(origins_of(100, 100), 100)
-    quarters = Counter((origin.series, origin.time // 25) for origin in chosen)
+    pair = with_contexts("AAA", 1_000), with_contexts("BBB", 1_000)
+    chosen = spread_over(100, *pair)
+    quarters = Counter((origin.series, origin.time // 250) for origin in chosen)
     assert sorted(quarters) == [(symbol, quarter) for symbol in (0, 1) for quarter in range(4)]
     assert max(quarters.values()) - min(quarters.values()) <= 1
     assert [origin.time for origin in chosen] == sorted(origin.time for origin in chosen)
+    assert all(o.row == o.time + CONTEXT - 1 for o in chosen)
 
 
 @pytest.mark.parametrize(
@@ -29,11 +42,26 @@ def test_every_quarter_of_the_time_has_as_many_of_each_symbol() -> None:
         ((50, 50, 50), 2, [1, 1, 0]),
         ((50, 3), 20, [17, 3]),
         ((4, 3), 20, [4, 3]),
+        ((1, 900), 1, [1, 0]),
     ],
 )
 def test_what_a_symbol_lacks_is_the_others(
     sizes: tuple[int, ...], count: int, shares: list[int]
 ) -> None:
-    chosen = _spread(origins_of(*sizes), count)
-    assert [sum(o.series == n for o in chosen) for n in range(len(sizes))] == shares
+    chosen = spread_over(count, *(with_contexts(f"S{n}", size) for n, size in enumerate(sizes)))
+    assert counts_of(chosen, len(sizes)) == shares
     assert len(set(chosen)) == len(chosen)
+
+
+def test_a_young_and_a_sparse_symbol_give_all_that_they_have() -> None:
+    old = with_contexts("OLD", 9_976)
+    young = with_contexts("NEW", 176, first=9_800)
+    gaps = tuple(i for i in range(10_000) if i % 1_000 >= 40)
+    sparse = series_of("GAPS", 10_000, without=gaps)
+    assert counts_of(spread_over(400, old, young), 2) == [224, 176]
+    assert counts_of(spread_over(900, old, young, sparse), 3) == [564, 176, 160]
+
+
+def test_no_context_at_all_is_told() -> None:
+    with pytest.raises(InputError, match=r"expected 25 bars without a gap .* found none"):
+        spread_over(5, series_of("AAA", 100, without=tuple(range(0, 100, 10))))
