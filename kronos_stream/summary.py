@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from .wire.intervals import INTERVAL_MS
 from .wire.messages import Bar, Forecast, Skipped
 
 
@@ -60,7 +61,7 @@ def bar_line(bar: Bar) -> str:
 
 
 def skipped_line(skipped: Skipped) -> str:
-    """One forecast that was not made, in one line."""
+    """One forecast that was not made, in one line, with the time at which its bar closed."""
     detail = f": {skipped.detail}" if skipped.detail else ""
-    when = utc(skipped.open_time)
+    when = utc(skipped.open_time + INTERVAL_MS[skipped.interval])
     return f"{when}  {skipped.symbol}  no forecast ({skipped.reason}{detail})"

@@ -69,7 +69,7 @@ def test_plain_output_is_one_line_an_event() -> None:
         "2025-01-01 00:05  ETHUSDT  bar closed at 93,412.1, no trades",
         "2025-01-01 00:05  BTCUSDT  close 93,412.1  in 3 bars: median 93,412.1 (+0.00 %)  "
         "80% band 93,300.0 to 93,524.2  P(up) 60%  42 ms",
-        "2025-01-01 00:00  ETHUSDT  no forecast (flat_anchor)",
+        "2025-01-01 00:05  ETHUSDT  no forecast (flat_anchor)",
         "stopped after 2 bars, 1 forecasts, 1 late ticks, 1 skipped",
     ]
 

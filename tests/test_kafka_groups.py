@@ -55,6 +55,25 @@ async def test_findings_name_what_differs(kafka_bootstrap: str, topic_prefix: st
         await broker.close()
 
 
+async def test_too_few_partitions_are_refused_at_the_start(
+    kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    """A bar has the partition number of its ticks: there it would have none."""
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+    topics = [(f"{topic_prefix}.ticks", 3), (f"{topic_prefix}.bars.5m", 2)]
+    for future in admin.create_topics([ForeignTopic(name, n, 1) for name, n in topics]).values():
+        future.result(10)
+    broker = Broker(
+        settings_of(topic_prefix), bootstrap=kafka_bootstrap, embedded=False, interval="5m"
+    )
+    await broker.start()
+    try:
+        with pytest.raises(BrokerError, match=r"bars\.5m: expected 3 partitions .*ticks, got 2"):
+            await broker.ensure_topics()
+    finally:
+        await broker.close()
+
+
 async def test_commits_come_back_with_their_metadata(
     kafka_bootstrap: str, topic_prefix: str
 ) -> None:

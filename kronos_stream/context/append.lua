@@ -10,7 +10,7 @@
 local key, open_time = KEYS[1], ARGV[1]
 local revision, offset, body, prev = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local want, keep = tonumber(ARGV[6]), tonumber(ARGV[7])
-local HISTORY = 4
+local HISTORY, FIRST = 4, string.char(0, 0, 0, 0)
 
 local function offset_of(member) return (struct.unpack('>I8', string.sub(member, 5, 12))) end
 local function is_history(tail) return string.byte(tail, 1) % (2 * HISTORY) >= HISTORY end
@@ -46,6 +46,12 @@ for _, held in ipairs(redis.call('ZRANGEBYSCORE', key, open_time, open_time)) do
   end
 end
 if insert then redis.call('ZADD', key, open_time, revision .. offset .. body) end
+if not history and prev == '' and revision == FIRST then
+  -- In whichever order the two were read.
+  for _, held in ipairs(redis.call('ZRANGEBYSCORE', key, open_time, '+inf')) do
+    if is_history(string.sub(held, 13)) then redis.call('ZREM', key, held) end
+  end
+end
 if not history and prev ~= '' and (not before[2] or tonumber(before[2]) ~= tonumber(prev)) then
   status = 'hole'
 end

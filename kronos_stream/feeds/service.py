@@ -154,7 +154,11 @@ class FeedService:
 
     def _decoder(self) -> TickDecoder:
         bars = self._settings.bars
-        return TickDecoder(digits=bars.scale_digits, symbol_digits=bars.symbol_scales)
+        return TickDecoder(
+            digits=bars.scale_digits,
+            symbol_digits=bars.symbol_scales,
+            trade_kind=bars.trade_kind,
+        )
 
     # -- history -------------------------------------------------------------------------------
 

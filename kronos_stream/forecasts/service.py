@@ -338,7 +338,8 @@ class ForecastService:
         for item in batch:
             newest = self._newest[item.bar.symbol]
             if item.bar.open_time < newest:
-                told = f"bar {utc(newest)} has closed"
+                closed = newest + INTERVAL_MS[item.bar.interval]
+                told = f"a newer bar closed at {utc(closed)}"
                 await self._outbox.skip(item.due, item.bar, "stale", told)
                 self._finish(item)
             else:

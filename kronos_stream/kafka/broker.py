@@ -91,7 +91,8 @@ class Broker:
     async def ensure_topics(self) -> None:
         """Create what is missing, where the broker allows it.
 
-        Raises BrokerError naming the topic where it is missing and creation is refused.
+        Raises BrokerError naming the topic where it is missing and creation is refused, or where it
+        has fewer partitions than the ticks, whose number a bar and a forecast keep.
         """
         if not await self.has_controller():
             for topic in self.topics.all:
@@ -99,9 +100,15 @@ class Broker:
             return
         sizes = await self._sizes()
         missing = [s for s in self.topics.specs() if s.name not in sizes]
+        ticks = sizes.get(self.topics.ticks, self.settings.partitions)
+        for spec in self.topics.specs():
+            if not spec.partitions and sizes.get(spec.name, ticks) < ticks:
+                raise BrokerError(
+                    f"{spec.name}: expected {ticks} partitions or more, as {self.topics.ticks}, "
+                    f"got {sizes[spec.name]}"
+                )
         if not missing:
             return
-        ticks = sizes.get(self.topics.ticks, self.settings.partitions)
         new = [
             NewTopic(s.name, s.partitions or ticks, self.settings.replication, None, s.configs)
             for s in missing

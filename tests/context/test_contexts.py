@@ -164,6 +164,22 @@ async def test_a_bar_made_from_ticks_stands_against_history(store: ContextStore)
     assert same((await store.append(live[1], 3, want=2)).window, live)
 
 
+async def test_history_reaches_up_to_the_first_bar_made_from_ticks(store: ContextStore) -> None:
+    """In whichever order they were read: bars made from ticks may lie apart in time."""
+    log = [bar(index=i, close=1.0, history=True) for i in range(20)]
+    before = log[:10]
+    for i in (10, 13, 16):
+        last = log[-1].open_time if len(log) > 20 else None
+        log.append(bar(index=i, close=100.0 + i, prev_open_time=last))
+    contexts = Contexts(store, broker_of(log), want=WANT, keep=KEEP)  # type: ignore[arg-type]
+    await contexts.extend([(one, offset) for offset, one in enumerate(log[:20])])
+    for offset, one in enumerate(log[20:], 20):
+        seen = [*before, *log[20 : offset + 1]][-WANT:]
+        assert same(await contexts.append(one, 0, offset), seen)
+    await store.clear("BTCUSDT")
+    assert same(await contexts.append(log[-1], 0, len(log) - 1), seen)
+
+
 async def test_keeps_no_more_than_it_needs(store: ContextStore) -> None:
     bars = chain(3 * KEEP)
     await store.extend([(b, i) for i, b in enumerate(bars)])
