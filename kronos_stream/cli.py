@@ -235,7 +235,7 @@ def config(loaded: Loaded) -> int:
 
 
 @cli.command()
-@settings_of(flags.STAGE, flags.SERVICE[:1], feed=True)
+@settings_of(flags.STAGE, flags.SERVICE[:1], flags.TICKS, feed=True)
 def check(loaded: Loaded) -> int:
     """Test connections, topics and clocks; status 1 where something is wrong."""
     settings = _on_kafka(loaded)
@@ -268,7 +268,7 @@ def topics(loaded: Loaded, create: bool) -> int:
 
 @cli.command()
 @click.argument("what", type=click.Choice(["bars", "forecasts"]))
-@settings_of(flags.STAGE, flags.SERVICE[:1])
+@settings_of(flags.STAGE, flags.SERVICE[:1], flags.TICKS)
 @click.option("--from", "since", metavar="TIME", help="UTC: 2025-01-31, 2025-01-31T09:30, or ms.")
 @click.option("--yes", is_flag=True, help="Do it; else it only says what it would do.")
 def reset(loaded: Loaded, what: Literal["bars", "forecasts"], since: str | None, yes: bool) -> int:

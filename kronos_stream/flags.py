@@ -29,6 +29,9 @@ _INTERVAL: Final = Flag("--interval", ("bars.interval",), "1m|5m|15m|1h", "Lengt
 _CALENDAR: Final = Flag(
     "--calendar", ("bars.calendar",), "NAME", "24/7, or an exchange such as XNYS."
 )
+_TRADE_KIND: Final = Flag(
+    "--trade-kind", ("bars.trade_kind",), "KIND", "Binance payloads: trade or aggTrade."
+)
 BROKER: Final = (
     Flag("--kafka", ("kafka.bootstrap",), "HOST:PORT", "Kafka to use; none: an embedded one."),
     Flag("--topic-prefix", ("kafka.topic_prefix",), "NAME", "First part of every topic's name."),
@@ -69,8 +72,10 @@ FEED: Final = (
 FOLD: Final = (
     Flag("--gaps", ("bars.gaps",), "fill|skip", "Intervals without trades: flat bars or none."),
     Flag("--edges", ("bars.edges",), "drop|keep", "Partial first and last bars."),
-    Flag("--trade-kind", ("bars.trade_kind",), "KIND", "Binance payloads: trade or aggTrade."),
+    _TRADE_KIND,
 )
+TICKS: Final = (_TRADE_KIND,)
+"""Of commands that only look at ticks."""
 BARS: Final = (
     *FOLD,
     Flag("--grace-ms", ("bars.grace_ms",), "MS", "How long a bar waits for late ticks."),

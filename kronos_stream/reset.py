@@ -7,7 +7,7 @@ stages, once started again, then make the rest as if they had never made it.
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,7 +17,10 @@ from .context.client import client_of
 from .errors import BrokerError, RejectedError
 from .kafka import Broker
 from .settings import Settings
-from .wire.foreign import TickDecoder
+from .wire.bars import decode_bar
+from .wire.codecs import decode
+from .wire.foreign import MS_FROM, MS_UNTIL, TickDecoder
+from .wire.messages import Bar, Forecast
 from .wire.topics import Commit, Record, group_name
 
 What = Literal["bars", "forecasts"]
@@ -74,9 +77,14 @@ class _Reset:
         for topic in (topics.bars, topics.forecasts) if what == "bars" else (topics.forecasts,):
             await self._cut(topic, do=do)
         if what == "bars":
-            await self._move(self._bars_group, topics.ticks, None, do=do)
+            self._say(f"{self._bars_group}: goes on from the beginning")
+            if do:
+                await self._broker.move(self._bars_group, topics.ticks, await self._first_ticks())
+        first_bars = await self._first_bars() if do and forecasts else {}
         for group in forecasts:
-            await self._move(group, topics.bars, self._since_ms, do=do)
+            self._say(f"{group}: goes on from {self._since_ms}")
+            if do:
+                await self._broker.move(group, topics.bars, first_bars)
             await self._forget(group.removeprefix(self._prefix), do=do)
 
     async def _partitions(self, topic: str) -> list[int]:
@@ -94,12 +102,37 @@ class _Reset:
         begins = await self._broker.begin_offsets(topic, partitions)
         ends = await self._broker.end_offsets(topic, partitions)
         for p in partitions:
+            if not begins[p]:
+                continue
             first = await self._first_time(decoder, topic, p, begins[p], ends[p])
-            if begins[p] and (first is None or first > self._since_ms):
+            if first is None and not await self._any_live(p):
+                continue
+            if first is None or first > self._since_ms:
+                found = "has no ticks left" if first is None else f"begins at {first} ms"
                 raise BrokerError(
-                    f"{topic}/{p} begins at {first} ms: retention has removed ticks after "
+                    f"{topic}/{p} {found}: retention has removed ticks after "
                     f"{self._since_ms} ms, whose bars could not be made again; give a later --from"
                 )
+
+    async def _any_live(self, partition: int) -> bool:
+        """Whether bars that were made from a partition's ticks are to be forgotten."""
+        found = False
+        async for _, made in self._read(self._broker.topics.bars, partition):
+            if isinstance(made, Bar) and not made.history and not made.revision:
+                found |= made.open_time >= self._since_ms
+        return found
+
+    async def _read(
+        self, topic: str, partition: int
+    ) -> AsyncIterator[tuple[Record, Bar | Forecast | None]]:
+        """The records of the bars or the forecasts topic, all of them: a correction of an old bar
+        may bear the time of its writing, so a search by time is not to be trusted."""
+        kind = Bar if topic == self._broker.topics.bars else Forecast
+        begin = (await self._broker.begin_offsets(topic, [partition]))[partition]
+        end = (await self._broker.end_offsets(topic, [partition]))[partition]
+        async for records in self._broker.read(topic, partition, begin, end):
+            for record in records:
+                yield record, _decoded(record, kind)
 
     async def _first_time(
         self, decoder: TickDecoder, topic: str, partition: int, begin: int, end: int
@@ -114,23 +147,21 @@ class _Reset:
         return None
 
     async def _cut(self, topic: str, *, do: bool) -> None:
-        """Record times of these topics are open times."""
-        partitions = await self._partitions(topic)
-        begins = await self._broker.begin_offsets(topic, partitions)
-        ends = await self._broker.end_offsets(topic, partitions)
-        kept = dropped = 0
+        kept = dropped = corrections = 0
         with tempfile.NamedTemporaryFile(prefix=f"{topic}.kept.", delete=False) as file:
-            for p in partitions:
-                async for records in self._broker.read(topic, p, begins[p], ends[p]):
-                    for record in records:
-                        if record.timestamp >= self._since_ms:
-                            dropped += 1
-                            continue
-                        kept += 1
-                        if do:
-                            data = msgspec.msgpack.encode(tuple(_fields(record)))
-                            file.write(len(data).to_bytes(LENGTH, "big") + data)
-        self._say(f"{topic}: {dropped} records forgotten, {kept} kept")
+            for p in await self._partitions(topic):
+                async for record, made in self._read(topic, p):
+                    opens = _opens(record, made)
+                    if opens >= self._since_ms:
+                        dropped += 1
+                        corrections += isinstance(made, Bar) and made.revision > 0
+                        continue
+                    kept += 1
+                    if do:
+                        data = msgspec.msgpack.encode(_fields(record, opens))
+                        file.write(len(data).to_bytes(LENGTH, "big") + data)
+        among = f" ({corrections} of them corrections)" if corrections else ""
+        self._say(f"{topic}: {dropped} records forgotten{among}, {kept} kept")
         path = Path(file.name)
         if do and dropped:
             try:
@@ -145,7 +176,7 @@ class _Reset:
         publisher = self._broker.publisher(linger_ms=5)
         await publisher.start()
         try:
-            for partition, timestamp, key, value, headers in _read(kept):
+            for partition, timestamp, key, value, headers in _kept_in(kept):
                 await publisher.send(
                     topic,
                     value,
@@ -158,18 +189,21 @@ class _Reset:
         finally:
             await publisher.close()
 
-    async def _move(self, group: str, topic: str, since_ms: int | None, *, do: bool) -> None:
-        partitions = await self._partitions(topic)
-        if since_ms is None:
-            # What is still published is found there, and not published again.
-            begins = await self._broker.begin_offsets(topic, partitions)
-            commits = {p: Commit(offset, FROM_THE_BEGINNING) for p, offset in begins.items()}
-        else:
-            found = await self._broker.offsets_for_times(topic, dict.fromkeys(partitions, since_ms))
-            commits = {p: Commit(offset) for p, offset in found.items()}
-        self._say(f"{group}: goes on from {'the beginning' if since_ms is None else since_ms}")
-        if do:
-            await self._broker.move(group, topic, commits)
+    async def _first_ticks(self) -> dict[int, Commit]:
+        """The begin: what is still published is found there, and not published again."""
+        topic = self._broker.topics.ticks
+        begins = await self._broker.begin_offsets(topic, await self._partitions(topic))
+        return {p: Commit(offset, FROM_THE_BEGINNING) for p, offset in begins.items()}
+
+    async def _first_bars(self) -> dict[int, Commit]:
+        """The first records that open at --from or later; the end where there is none."""
+        topic = self._broker.topics.bars
+        first = await self._broker.end_offsets(topic, await self._partitions(topic))
+        for p in first:
+            async for record, made in self._read(topic, p):
+                if _opens(record, made) >= self._since_ms:
+                    first[p] = min(first[p], record.offset)
+        return {p: Commit(offset) for p, offset in first.items()}
 
     async def _forget(self, scope: str, *, do: bool) -> None:
         """The windows of the past were trimmed away: they are made again from the bars topic."""
@@ -190,12 +224,29 @@ class _Reset:
 _Kept = tuple[int, int, bytes | None, bytes, list[tuple[str, bytes]]]
 
 
-def _fields(record: Record) -> _Kept:
-    headers = [(name, content) for name, content in record.headers]
-    return record.partition, record.timestamp, record.key, record.value, headers
+def _decoded(record: Record, kind: type[Bar] | type[Forecast]) -> Bar | Forecast | None:
+    """None where a record is not of that kind, or of a time that no record can have."""
+    try:
+        if kind is Bar:
+            return decode_bar(record.value, record.headers)
+        forecast = decode(record.value, record.headers, Forecast)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return None
+    return forecast if MS_FROM <= forecast.open_time < MS_UNTIL else None
 
 
-def _read(file: Path) -> Iterator[_Kept]:
+def _opens(record: Record, made: Bar | Forecast | None) -> int:
+    """Open time of a record; its own time where it cannot be decoded."""
+    return record.timestamp if made is None else made.open_time
+
+
+def _fields(record: Record, opens: int) -> _Kept:
+    # Others may write a header without a value.
+    headers = [(name, content or b"") for name, content in record.headers]
+    return record.partition, opens, record.key, record.value, headers
+
+
+def _kept_in(file: Path) -> Iterator[_Kept]:
     with file.open("rb") as data:
         while length := data.read(LENGTH):
             yield msgspec.msgpack.decode(data.read(int.from_bytes(length, "big")), type=_Kept)

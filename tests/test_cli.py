@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from kronos_stream import app
 from kronos_stream.cli import main
 from kronos_stream.embedded import EmbeddedBroker
 from kronos_stream.errors import BrokerError
 from kronos_stream.settings import Settings
+from kronos_stream.wire.partitioning import murmur2_partition
 
 from .samples import bar, forecast
 from .test_subscribe import publish
@@ -88,6 +90,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, dict[str, A
         ("subscribe", "the address that `kronos-stream run` prints"),
         ("subscribe --kafka 127.0.0.1:1", "expected a broker at 127.0.0.1:1"),
         ("check", "kafka.bootstrap: expected --kafka HOST:PORT"),
+        ("check --trade-kind quote", "bars.trade_kind: expected aggTrade or trade, got 'quote'"),
+        ("reset bars --trade-kind quote", "bars.trade_kind: expected aggTrade or trade"),
         ("topics --create", "kafka.bootstrap: expected --kafka HOST:PORT"),
     ],
 )
@@ -303,3 +307,17 @@ def test_closed_standard_streams_are_taken_by_nothing_else() -> None:
         "sys.exit(main(['config']) or not all(os.get_inheritable(n) for n in range(3)))"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize(("more", "expected"), [((), 1), (("--trade-kind", "aggTrade"), 0)])
+def test_check_looks_at_ticks_of_the_kind_that_is_named(
+    more: tuple[str, ...], expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker = EmbeddedBroker()
+    trade = {"e": "aggTrade", "s": "A", "p": "1", "q": "1", "T": 1_735_689_600_000, "a": 1}
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    producer.produce("kronos.ticks", json.dumps(trade), partition=murmur2_partition(b"A", 4))
+    assert producer.flush(10) == 0
+    assert main(["check", "--kafka", broker.bootstrap, *more]) == expected
+    broker.close()
+    assert ("rejected as mixed_trade_kind" in capsys.readouterr().out) == bool(expected)

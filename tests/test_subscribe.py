@@ -11,11 +11,13 @@ from confluent_kafka import Producer
 
 from kronos_stream.embedded import EmbeddedBroker
 from kronos_stream.errors import BrokerError
+from kronos_stream.kafka import Broker
 from kronos_stream.settings import Settings
 from kronos_stream.subscribe import follow
 from kronos_stream.wire.codecs import Wire, encode
 from kronos_stream.wire.messages import Forecast
 
+from .kafka_clients import poll_for_ever
 from .samples import forecast
 
 TOPIC = "kronos.forecasts.5m"
@@ -119,6 +121,21 @@ async def test_a_broker_that_goes_away_ends_the_subscription(
     broker.close()
     with pytest.raises(BrokerError, match="does not answer any more"):
         await following
+
+
+async def test_a_topic_that_ends_before_the_position_was_made_anew(bootstrap: str) -> None:
+    publish(bootstrap, forecast())
+    given = settings(bootstrap).kafka
+    broker = Broker(given, bootstrap=bootstrap, embedded=False, interval="5m")
+    await broker.start()
+    subscription = broker.tail(TOPIC)
+    await subscription.start()
+    subscription.take_assignment()
+    subscription.seek(0, 100)
+    with pytest.raises(BrokerError, match=f"{TOPIC}/0: the topic was made anew"):
+        await poll_for_ever(subscription)
+    await subscription.stop()
+    await broker.close()
 
 
 class _Noticed(io.StringIO):

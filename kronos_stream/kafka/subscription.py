@@ -117,9 +117,7 @@ class Subscription:
             # where nothing is sought yet.
             return {}
         if isinstance(failed, OffsetOutOfRangeError):
-            raise BrokerError(
-                f"{self._topic}: retention removed records before they were read: {failed}"
-            ) from failed
+            raise await self._out_of_range(failed) from failed
         if failed is not None:
             raise BrokerError(f"reading {self._topic}: {failed!r}") from failed
         got = task.result()
@@ -128,6 +126,22 @@ class Subscription:
             for tp, records in got.items()
             if tp.partition in self._sought
         }
+
+    async def _out_of_range(self, failed: OffsetOutOfRangeError) -> BrokerError:
+        """The position is before the begin of its partition, or beyond the end. The begin tells
+        which: the end of a topic that was made anew may have come up to the position by now."""
+        ((tp, position),) = failed.args[0].items()
+        begins = await self._broker.begin_offsets(self._topic, [tp.partition])
+        where = f"{self._topic}/{tp.partition}"
+        if position < begins[tp.partition]:
+            return BrokerError(
+                f"{where}: retention removed records before they were read: it begins at "
+                f"{begins[tp.partition]}, expected {position}"
+            )
+        return BrokerError(
+            f"{where}: the topic was made anew while it was read: it ends before {position}; "
+            "start again"
+        )
 
     async def _rebalanced(self, max_wait_s: float) -> None:
         """Wait for the rebalance to end, and for the fetch that was running when it began: that
