@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin import NewTopic as ForeignTopic
 
@@ -171,10 +172,29 @@ async def test_a_failed_batch_does_not_poison_what_follows(
 async def test_a_position_that_retention_removed_is_an_error_not_a_jump(
     kafka_bootstrap: str, topic_prefix: str
 ) -> None:
+    async with (
+        connected(kafka_bootstrap, topic_prefix) as broker,
+        publishing(broker) as publisher,
+        member_of(broker) as member,
+    ):
+        for value in (b"a", b"b"):
+            await (await publisher.send(broker.topics.ticks, value, partition=0))
+        admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+        gone = TopicPartition(broker.topics.ticks, 0, 1)
+        await asyncio.to_thread(admin.delete_records([gone])[gone].result, 10)
+        await assignment_of(member)
+        member.seek(0, 0)
+        with pytest.raises(BrokerError, match=r"retention .* it begins at 1, expected 0"):
+            await poll_for_ever(member)
+
+
+async def test_a_position_behind_the_end_is_one_of_another_topic(
+    kafka_bootstrap: str, topic_prefix: str
+) -> None:
     async with connected(kafka_bootstrap, topic_prefix) as broker, member_of(broker) as member:
         await assignment_of(member)
         member.seek(0, 1_000)
-        with pytest.raises(BrokerError, match="retention"):
+        with pytest.raises(BrokerError, match=r"made anew .* it ends before 1000"):
             await poll_for_ever(member)
 
 

@@ -62,9 +62,7 @@ class Made:
         return [comparable(msgspec.json.decode(s.value, type=Forecast)) for s in seen]
 
 
-@pytest.mark.parametrize("what", ["bars", "forecasts"])
 def test_what_was_forgotten_is_made_again(
-    what: str,
     kafka_bootstrap: str,
     redis_url: str,
     topic_prefix: str,
@@ -80,24 +78,27 @@ def test_what_was_forgotten_is_made_again(
     bars, forecasts = made.bars(), made.forecasts()
     assert len(forecasts) == 2 * BARS
 
-    reset = ["reset", what, *where, "--from", "2025-01-01T00:15"]
-    assert main(reset) == 0
-    assert "would: " in capsys.readouterr().out
-    assert made.forecasts() == forecasts
-    assert main([*reset, "--yes"]) == 0
-    assert f"{topic_prefix}.forecasts.5m: 10 records forgotten, 6 kept" in capsys.readouterr().out
-    assert made.forecasts() == [f for f in forecasts if f.open_time < CUT]
-    kept = [b for b in bars if b.open_time < CUT] if what == "bars" else bars
-    assert made.bars() == kept
+    for what in ("forecasts", "bars"):
+        reset = ["reset", what, *where, "--from", "2025-01-01T00:15"]
+        assert main(reset) == 0
+        assert "would: " in capsys.readouterr().out
+        assert made.forecasts() == forecasts
+        assert main([*reset, "--yes"]) == 0
+        assert (
+            f"{topic_prefix}.forecasts.5m: 10 records forgotten, 6 kept" in capsys.readouterr().out
+        )
+        assert made.forecasts() == [f for f in forecasts if f.open_time < CUT]
+        kept = [b for b in bars if b.open_time < CUT] if what == "bars" else bars
+        assert made.bars() == kept
 
-    if what == "bars":
-        with running("bars", *stage[:4], "--symbols", "BTCUSDT,ETHUSDT", "--feed", "simulated"):
-            while made.bars() != bars:
+        if what == "bars":
+            with running("bars", *stage[:4], "--symbols", "BTCUSDT,ETHUSDT", "--feed", "simulated"):
+                while made.bars() != bars:
+                    time.sleep(0.1)
+        with running("forecast", *stage, *small):
+            while len(made.forecasts()) < len(forecasts):
                 time.sleep(0.1)
-    with running("forecast", *stage, *small):
-        while len(made.forecasts()) < len(forecasts):
-            time.sleep(0.1)
-    assert made.forecasts() == forecasts
+        assert made.forecasts() == forecasts
 
 
 def test_a_running_stage_is_in_the_way(
