@@ -69,8 +69,7 @@ def lay_grid(
     `context` bars end at each origin, `horizon` bars follow it. `since` bounds origins from below
     (contexts may begin before it), `until` (ms, included) the bars that follow; both ms.
     """
-    every = _candidates(series, calendar, context, horizon, since=since, until=until)
-    codes = np.stack([_codes(one, every, context, horizon) for one in series])
+    every, codes = _possible(series, calendar, context, horizon, since=since, until=until)
     chosen = _chosen(codes == 0, count, least)
     times, codes_there = every[chosen], codes[:, chosen]
     skipped = {
@@ -101,8 +100,7 @@ def spread(
 ) -> list[Origin]:
     """At most `count` of all intervals that could be an origin, by time: as many of each symbol,
     evenly over the time of each; what one symbol lacks is the others'. The rest as `lay_grid`."""
-    every = _candidates(series, calendar, context, horizon, since=since, until=until)
-    codes = np.stack([_codes(one, every, context, horizon) for one in series])
+    every, codes = _possible(series, calendar, context, horizon, since=since, until=until)
     usable = [np.flatnonzero(of_symbol == 0) for of_symbol in codes]
     chosen: list[Origin] = []
     # Those that have least come first, and leave what they lack.
@@ -124,6 +122,20 @@ def _none(codes: NDArray[np.int8], context: int, horizon: int) -> InputError:
         f"bars: expected {context} bars without a gap and {horizon} after them at some origin, "
         f"found none ({told})"
     )
+
+
+def _possible(
+    series: Sequence[Series],
+    calendar: Calendar,
+    context: int,
+    horizon: int,
+    *,
+    since: int | None,
+    until: int | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Every candidate (n,), and the codes of each symbol there (S, n)."""
+    every = _candidates(series, calendar, context, horizon, since=since, until=until)
+    return every, np.stack([_codes(one, every, context, horizon) for one in series])
 
 
 def _candidates(

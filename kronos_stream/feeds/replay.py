@@ -18,15 +18,16 @@ class ReplayFeed:
     def __init__(self, path: str | Path, symbols: frozenset[str] | None) -> None:
         self._path = Path(path)
         self._symbols = symbols
-        first = next(self.arrivals(), None)
-        if first is None:
-            wanted = "any tick" if symbols is None else f"ticks of {', '.join(sorted(symbols))}"
-            there = dict.fromkeys(s for batch in read_ticks(path) for s in batch.symbol)
-            raise InputError(f"{path}: expected {wanted}, found {some_of(there)}")
-        self.first_ms = first.at
-        """Time of the first tick of a listed symbol."""
-        self.preceded = next(self._rows()).tick is None
-        """Whether others' ticks come before it."""
+        for number, arrival in enumerate(self._rows()):
+            if arrival.tick is not None:
+                self.first_ms = arrival.at
+                """Time of the first tick of a listed symbol."""
+                self.preceded = number > 0
+                """Whether others' ticks come before it."""
+                return
+        wanted = "any tick" if symbols is None else f"ticks of {', '.join(sorted(symbols))}"
+        there = dict.fromkeys(s for batch in read_ticks(path) for s in batch.symbol)
+        raise InputError(f"{path}: expected {wanted}, found {some_of(there)}")
 
     def arrivals(self) -> Iterator[Arrival]:
         """From the first tick of a listed symbol on."""

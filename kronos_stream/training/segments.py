@@ -79,7 +79,7 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
     open_times = np.concatenate([c.open_times[a:b] for _, c, _, a, b in rows])
     # Symbols share most open times.
     different, which = np.unique(open_times, return_inverse=True)
-    times, at = np.unique(np.concatenate([c.open_times for _, c, *_ in parts]), return_index=True)
+    times = np.unique(np.concatenate([c.open_times for _, c, *_ in parts]))
     bank = Bank(
         values=np.concatenate([c.values[a:b].astype(np.float32) for _, c, _, a, b in rows]),
         stamps=calendar.stamps(different).astype(np.int8)[which],
@@ -88,7 +88,7 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
         spans=np.stack((ends - lengths, ends), axis=-1),
         symbols=[symbol for symbol, *_ in rows],
         times=times,
-        time_places=np.concatenate([p for _, _, p, _ in parts])[at],
+        time_places=calendar.places(times),
     )
     return Read(bank, dropped)
 

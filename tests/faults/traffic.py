@@ -82,14 +82,12 @@ class Traffic:
         self._minute += 1
         end = self._minute * MINUTE_MS
         _, arrivals = next(self._simulated)
-        lines = [self._tick(a.tick, a.at) for a in arrivals if a.tick]
+        lines = [self._tick(arrival.tick, arrival.at) for arrival in arrivals]
         for replay in self._real:
             lines += [line for tick in replay.minute() for line in self._disordered(tick)]
         lines += [self._tick(tick, tick.time) for tick in self._restarting(begin)]
         if flood:
-            lines += [
-                self._flooding(a.tick, begin) for a in arrivals if a.tick for _ in range(FLOOD - 1)
-            ]
+            lines += [self._flooding(a.tick, begin) for a in arrivals for _ in range(FLOOD - 1)]
         lines += [line for _ in range(3) for line in self._junk(self._rng.randrange(begin, end))]
         waiting = [*self._late, *lines]
         self._late = [line for line in waiting if line.at >= end]
