@@ -1,16 +1,17 @@
 """How the built-in model is made: `python deploy/builtin.py BARS` (`make builtin BARS=FOLDER`).
 
-Trains both stages in the user's cache folder, from which a stopped run goes on, then rounds the
-best of each to float16 into the package. Two processes of one thread each: one process of two
-threads waits where other work takes a core.
+Trains in the user's cache folder, from which a stopped run goes on: the tokenizer, the model, and
+the model once more on windows of which half are mirrored. Then rounds the best of both to float16
+into the package. `--recipe gpu` is the one for a GPU: a larger model and more bars.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -19,40 +20,99 @@ from kronos_stream.model.catalog import BUILTIN_FOLDER
 from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
-PROCESSES: Final = 2
-COMMON: Final = ("--threads", "1", "--batch", "12", "--lr", "1.5e-3", "--lr-end", "0.02")
-TOKENIZER: Final = (
-    *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4"),
-    *("--s1-bits", "12", "--s2-bits", "12", "--channel-weights", "1,1,1,2,0.5,0.5"),
-    *("--steps", "1800", "--validate-every", "250", "--save-every", "250"),
+PACK_BYTES: Final = 30_000_000
+BITS: Final = ("--s1-bits", "12", "--s2-bits", "12", "--channel-weights", "1,1,1,2,0.5,0.5")
+MIRRORED: Final = ("--mirror", "0.5", "--seed", "11")
+
+
+class Recipe(NamedTuple):
+    """Flags of `kronos-stream train`, and how many processes share a step."""
+
+    processes: int
+    common: tuple[str, ...]
+    tokenizer: tuple[str, ...]
+    model: tuple[str, ...]
+    again: tuple[str, ...]
+    """Of the model's second round, which begins with the best of the first."""
+
+
+CPU: Final = Recipe(
+    # One process of two threads waits where other work takes a core.
+    processes=2,
+    common=("--threads", "1", "--batch", "12", "--lr-end", "0.02"),
+    tokenizer=(
+        *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4", *BITS),
+        *("--lr", "1.5e-3", "--steps", "1800", "--validate-every", "250", "--save-every", "250"),
+    ),
+    model=(
+        *("--layers", "4", "--d-model", "160", "--ff-dim", "384", "--heads", "4"),
+        *("--precision", "bf16", "--lr", "1.5e-3", "--steps", "4400"),
+        *("--validate-every", "400", "--save-every", "400"),
+    ),
+    again=(
+        *("--precision", "bf16", "--lr", "1e-3", "--steps", "3000", *MIRRORED),
+        *("--validate-every", "400", "--save-every", "400"),
+    ),
 )
-MODEL: Final = (
-    *("--layers", "4", "--d-model", "160", "--ff-dim", "384", "--heads", "4"),
-    *("--precision", "bf16", "--steps", "4400", "--validate-every", "400", "--save-every", "400"),
+GPU: Final = Recipe(
+    processes=1,
+    common=("--device", "cuda", "--precision", "bf16", "--batch", "96", "--lr-end", "0.02"),
+    tokenizer=(
+        *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4", *BITS),
+        *("--lr", "1.5e-3", "--steps", "2000", "--validate-every", "500", "--save-every", "500"),
+    ),
+    model=(
+        *("--size", "mini", "--lr", "1e-3", "--steps", "3000"),
+        *("--validate-every", "500", "--save-every", "500"),
+    ),
+    again=(
+        *("--lr", "7e-4", "--steps", "2000", *MIRRORED),
+        *("--validate-every", "500", "--save-every", "500"),
+    ),
 )
+RECIPES: Final = {"cpu": CPU, "gpu": GPU}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python deploy/builtin.py", description=__doc__)
     parser.add_argument("bars", type=Path, help="folder of parquet or csv bars")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="cpu")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER)
-    parser.add_argument("--steps", type=int, help="of each stage, to try it")
+    parser.add_argument("--steps", type=int, help="of each round, to try it")
+    parser.add_argument("--device", help="instead of the recipe's, to try it")
+    parser.add_argument(
+        "--pack",
+        type=Path,
+        metavar="FOLDER",
+        help="only copy bars there, of as many symbols as 30 MB hold, for a machine with a GPU",
+    )
     a = parser.parse_args()
-    fewer = ("--steps", str(a.steps), "--warmup", str(a.steps // 10)) if a.steps else ()
+    if a.pack:
+        return _pack(a.bars, a.pack)
+    recipe = RECIPES[a.recipe]
+    changes: tuple[str, ...] = ("--device", a.device) if a.device else ()
+    if a.steps:
+        changes += ("--steps", str(a.steps), "--warmup", str(a.steps // 10))
     a.cache.mkdir(parents=True, exist_ok=True)
-    tokenizer, model = a.cache / "tokenizer", a.cache / "model"
-    _train("tokenizer", a.bars, tokenizer, *TOKENIZER, *fewer)
-    _train("model", a.bars, model, "--tokenizer", str(tokenizer / "best"), *MODEL, *fewer)
+    tokenizer, model, again = (a.cache / name for name in ("tokenizer", "model", "model-again"))
+
+    def train(stage: str, out: Path, *flags: str) -> None:
+        _train(recipe.processes, stage, a.bars, out, *recipe.common, *flags, *changes)
+
+    with_ids = ("--tokenizer", str(tokenizer / "best"))
+    train("tokenizer", tokenizer, *recipe.tokenizer)
+    train("model", model, *with_ids, *recipe.model)
+    train("model", again, *with_ids, "--from", str(model / "best"), *recipe.again)
     _round(KronosTokenizer, tokenizer / "best", a.out / "tokenizer")
-    _round(Kronos, model / "best", a.out / "model")
+    _round(Kronos, again / "best", a.out / "model")
     return 0
 
 
-def _train(stage: str, bars: Path, out: Path, *recipe: str) -> None:
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES))
+def _train(processes: int, stage: str, bars: Path, out: Path, *flags: str) -> None:
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     stage_of = ("-m", "kronos_stream", "train", stage, "--bars", str(bars), "--out", str(out))
-    subprocess.run([sys.executable, *launch, *stage_of, *COMMON, *recipe], check=True)
+    subprocess.run([sys.executable, *launch, *stage_of, *flags], check=True)
 
 
 def _round(cls: type[Checkpointed], best: Path, out: Path) -> None:
@@ -60,6 +120,21 @@ def _round(cls: type[Checkpointed], best: Path, out: Path) -> None:
     cls.from_pretrained(best).save_pretrained(out, dtype=torch.float16)
     size = (out / WEIGHTS).stat().st_size
     print(json.dumps({"part": str(out), "mb": round(size / 1e6, 2)}))
+
+
+def _pack(bars: Path, out: Path) -> int:
+    """Files evenly through the folder's names, as many as PACK_BYTES hold."""
+    files = sorted(path for path in bars.iterdir() if path.is_file())
+    for count in range(len(files), -1, -1):
+        chosen = [files[len(files) * k // count] for k in range(count)]
+        size = sum(path.stat().st_size for path in chosen)
+        if size <= PACK_BYTES:
+            break
+    out.mkdir(parents=True, exist_ok=True)
+    for path in chosen:
+        shutil.copy2(path, out)
+    print(json.dumps({"files": count, "mb": round(size / 1e6, 2)}))
+    return 0
 
 
 if __name__ == "__main__":
