@@ -7,6 +7,7 @@ changes. Each row sees the same contexts and, but for `join`, draws its own path
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -184,7 +185,8 @@ def _show(
         cells = []
         for step in STEPS:
             difference = one.crps[used, step - 1] - base.crps[used, step - 1]
-            p = diebold_mariano(mean_by_time(difference, time[used]), overlap=0).p_value
+            overlap = math.ceil(step / grid.stride) - 1
+            p = diebold_mariano(mean_by_time(difference, time[used]), overlap=overlap).p_value
             shown = "" if one is base or np.isnan(p) else f" ({p:.2f})"
             cells.append(f"{1e4 * one.crps[used, step - 1].mean():.1f}{shown}")
         coarse, fine = flips.get(name, (None, None))

@@ -5,6 +5,7 @@ What a user can mend is one line; everything heavy is imported by the command th
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 
@@ -80,12 +81,13 @@ def evaluate(
         raise SettingsError("--out: expected a DIR for the report")
     if out.exists() and not out.is_dir():
         raise SettingsError(f"--out: expected a folder, {str(out)!r} is a file")
-    if forecasts is not None:
-        from .bars.tables import check_ending
+    from .bars.tables import check_ending, writing
 
-        # The report's own folder is made with the report.
-        inside = forecasts.parent.resolve() == out.resolve()
-        check_ending(forecasts.name if inside else forecasts)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
+    if forecasts is not None:
+        check_ending(forecasts)
     from .engine.environment import set_defaults
 
     set_defaults()
@@ -129,6 +131,8 @@ def generate(
     made = generate_file(
         loaded.settings, bars, symbol, count, out, sys.stderr, since=begin, until=end
     )
-    without = "".join(f", {n} contexts refused: {why}" for why, n in sorted(made.refused.items()))
+    without = "".join(
+        f", {n} contexts passed over: {why}" for why, n in sorted(made.refused.items())
+    )
     click.echo(f"{made.series} series in {out}{without}", err=True)
     return 0

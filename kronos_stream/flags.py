@@ -12,6 +12,7 @@ import click
 
 from .errors import SettingsError
 from .settings_loading import Given, keys, load, unknown
+from .wire.foreign import MS_FROM
 
 Command = Callable[..., int]
 
@@ -205,8 +206,8 @@ def check_bars(paths: Iterable[Path]) -> None:
 
 
 def time_ms(flag: str, text: str | None) -> int:
-    """Milliseconds, UTC."""
-    if text is not None and text.isascii() and text.isdigit():
+    """Milliseconds, UTC. 20250131 is a day, not a moment of 1970."""
+    if text is not None and text.isascii() and text.isdigit() and int(text) >= MS_FROM:
         return int(text)
     try:
         when = datetime.fromisoformat(text or "")

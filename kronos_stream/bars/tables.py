@@ -94,14 +94,14 @@ def write_rows(path: str | Path, rows: Sequence[dict[str, Any]], columns: list[s
     path = Path(path)
     check_ending(path)
     if path.suffix == ".jsonl":
-        with _writing(path):
+        with writing(path):
             path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
         return
     frame = pd.DataFrame(list(rows), columns=columns)
     for column in ("first_trade_id", "last_trade_id", "prev_open_time"):
         if column in frame:
             frame[column] = pd.array([row[column] for row in rows], dtype="Int64")
-    with _writing(path):
+    with writing(path):
         if path.suffix == ".parquet":
             frame.to_parquet(path, index=False)
         else:
@@ -109,25 +109,31 @@ def write_rows(path: str | Path, rows: Sequence[dict[str, Any]], columns: list[s
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Tells of a full disk, a forbidden folder or a dangling link in one line."""
     try:
         yield
     except OSError as error:
         # The number alone: pyarrow and Python word the same reason differently.
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(f"{path}: cannot be written: {reason}") from error
+        where = error.filename if isinstance(error.filename, str) else path
+        raise InputError(f"{where}: cannot be written: {reason}") from error
 
 
 def check_ending(path: str | Path) -> None:
-    """InputError unless a table can be written to that name."""
+    """InputError unless a table can be written to that name: nothing is computed in vain."""
     path = Path(path)
     if path.suffix not in ENDINGS:
         raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
-    with _writing(path):
+    with writing(path):
         folder = path.absolute().parent.is_dir()
     if not folder:
         raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
+    with writing(path):
+        new = not os.path.lexists(path)
+        path.open("ab").close()
+        if new:
+            path.unlink()
 
 
 def symbol_of(path: Path) -> str:

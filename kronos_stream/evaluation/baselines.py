@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire.intervals import DAY_MS, INTERVAL_MS
+from ..bars.calendar import Calendar
 from .origins import Origin
 from .predictions import Array, Predictions, of_normal
 from .series import Series
@@ -51,16 +51,20 @@ def random_walk(returns: Array, y: Array) -> Predictions:
     return of_normal("random_walk", variances, y)
 
 
-def seasonal_naive(series: Sequence[Series], origins: Sequence[Origin], y: Array) -> Predictions:
-    """What followed the same time of day on each of the last 20 days: an ensemble of those paths.
+def seasonal_naive(
+    series: Sequence[Series], origins: Sequence[Origin], calendar: Calendar, y: Array
+) -> Predictions:
+    """What followed the same time of day, in the calendar's zone, on each of the last 20 days that
+    have it: an ensemble of those paths.
 
     Only paths that were complete at the origin and cross no gap; fewer than two give no forecast.
     """
     made = Predictions.empty("seasonal_naive", *y.shape)
     logs = [one.log_closes() for one in series]
+    minutes = [calendar.stamps(one.open_times)[:, :2] @ (1, 60) for one in series]
     for row, origin in enumerate(origins):
         one = series[origin.series]
-        starts = _same_time(one, origin.row, y.shape[1])
+        starts = _same_time(one, minutes[origin.series], origin.row, y.shape[1])
         if len(starts) >= LEAST_DAYS:
             log = logs[origin.series]
             paths = np.stack([log[s + 1 : s + 1 + y.shape[1]] - log[s] for s in starts])
@@ -68,12 +72,12 @@ def seasonal_naive(series: Sequence[Series], origins: Sequence[Origin], y: Array
     return made
 
 
-def _same_time(series: Series, row: int, horizon: int) -> list[int]:
-    """Rows of the same time on earlier days, of which all that followed is known by `row`."""
-    first = max(1, -(-horizon * INTERVAL_MS[series.interval] // DAY_MS))
-    days = np.arange(first, first + SEASONAL_DAYS)
-    times = series.open_times[row] - days * DAY_MS
-    rows: NDArray[np.int64] = np.searchsorted(series.open_times, times)
-    rows = rows[(series.open_times[rows] == times) & (rows + horizon <= row)]
+def _same_time(
+    series: Series, minutes: NDArray[np.int64], row: int, horizon: int
+) -> NDArray[np.int64]:
+    """Rows of the same minute of a day (n,) on earlier days, of which all that followed is known
+    by `row`."""
+    known = minutes[: max(0, row + 1 - horizon)]
+    rows = np.flatnonzero(known == minutes[row])[-SEASONAL_DAYS:]
     whole = series.places[rows + horizon] - series.places[rows] == horizon
-    return [int(r) for r in rows[whole]]
+    return np.asarray(rows[whole])

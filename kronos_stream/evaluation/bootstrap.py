@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES: Final = 1_000
+LEAST_BLOCKS: Final = 8
 Array = NDArray[np.float64]
 
 
@@ -18,6 +19,11 @@ def block_length(times: int, horizon: int, stride: float) -> int:
     """Origin times of a block: two horizons, at least T^(1/3)."""
     overlapping = math.ceil(2 * horizon / max(stride, 1.0))
     return min(times, max(overlapping, math.ceil(math.cbrt(times))))
+
+
+def enough(times: int, block: int) -> bool:
+    """Whether there are blocks to draw from: of few, most resamples are alike."""
+    return times >= LEAST_BLOCKS * block
 
 
 def draw_weights(times: int, block: int, seed: int, resamples: int = RESAMPLES) -> Array:

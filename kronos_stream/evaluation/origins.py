@@ -81,7 +81,7 @@ def lay_grid(
         for time, number in np.argwhere(codes_there.T == 0).tolist()
     ]
     if not origins:
-        raise _none(codes_there, context, horizon)
+        raise _none(series[0].interval, codes_there, context, horizon)
     places = calendar.places(times)
     stride = float(np.diff(places).mean()) if len(times) > 1 else float(horizon)
     usable = {one.symbol: int((its == 0).sum()) for one, its in zip(series, codes, strict=True)}
@@ -112,15 +112,15 @@ def spread(
         rows = np.searchsorted(series[number].open_times, every[times])
         chosen += [Origin(number, *at) for at in zip(times.tolist(), rows.tolist(), strict=True)]
     if not chosen:
-        raise _none(codes, context, horizon)
+        raise _none(series[0].interval, codes, context, horizon)
     return sorted(chosen, key=lambda origin: (origin.time, origin.series))
 
 
-def _none(codes: NDArray[np.int8], context: int, horizon: int) -> InputError:
+def _none(interval: str, codes: NDArray[np.int8], context: int, horizon: int) -> InputError:
     told = ", ".join(f"{n} {reason}" for reason, n in sorted(_counts(codes).items()))
     return InputError(
-        f"bars: expected {context} bars without a gap and {horizon} after them at some origin, "
-        f"found none ({told})"
+        f"bars: expected {context} bars of {interval} without a gap and {horizon} after them at "
+        f"some origin, found none ({told})"
     )
 
 
@@ -158,8 +158,14 @@ def _candidates(
         span.append(open_time)
         open_time = calendar.next_open(open_time)
     candidates = np.array(span[context - 1 : max(0, len(span) - horizon)], np.int64)
-    if since is not None:
+    if since is not None and len(candidates):
         candidates = candidates[candidates >= since]
+        if not len(candidates):
+            last = span[len(span) - horizon - 1]
+            raise InputError(
+                f"--since: expected {_time(last)} or earlier, so that {horizon} bars follow, got "
+                f"{_time(since)}"
+            )
     if not len(candidates):
         raise InputError(
             f"bars: expected a span of {context} + {horizon} intervals or more (within --since "

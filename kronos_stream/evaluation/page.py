@@ -21,6 +21,7 @@ def page(report: dict[str, Any]) -> str:
         f"{settings['temperature']:g}, top_p {settings['top_p']:g}, fine_head_rotary "
         f"{settings['fine_head_rotary']}. Model revision `{report['model_revision'][:16]}`.",
         "",
+        *_few_blocks(report),
         "## CRPS of the log return, bp",
         "",
         *_table(
@@ -58,6 +59,13 @@ def page(report: dict[str, Any]) -> str:
     ]
     parts += ["", "## Origins", "", *_table(["symbol", "used", "skipped"], skipped), ""]
     return "\n".join(parts)
+
+
+def _few_blocks(report: dict[str, Any]) -> list[str]:
+    times, block = report["origins"]["times"], report["bootstrap"]["block"]
+    if report["bootstrap"]["resamples"]:
+        return []
+    return [f"No intervals: {times} times are too few for blocks of {block}.", ""]
 
 
 def _step_table(report: dict[str, Any], step: int) -> list[str]:

@@ -90,7 +90,7 @@ def _by_step(report: dict[str, Any], names: tuple[str, ...], titles: tuple[str, 
     figure, axes = _figure(len(names))
     for name, title, ax in zip(names, titles, axes):
         values = [np.nan if one[name] is None else one[name] for one in scored]
-        ends = [one["interval_95"][name] or (np.nan, np.nan) for one in scored]
+        ends = [one.get("interval_95", {}).get(name) or (np.nan, np.nan) for one in scored]
         low, high = np.array(ends, np.float64).T
         ax.axhline(0, color="black", linewidth=0.8)
         ax.fill_between(steps, low, high, alpha=0.2, linewidth=0)

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..wire.messages import CLOSE
-from .bootstrap import RESAMPLES, block_length, draw_weights, interval
+from .bootstrap import RESAMPLES, block_length, draw_weights, enough, interval
 from .diebold_mariano import diebold_mariano, mean_by_time
 from .fidelity import Windows, fidelity
 from .predictions import LEVELS, Array, Predictions
@@ -26,7 +26,8 @@ def build_report(evaluated: Evaluated, *, model: str, seed: int) -> dict[str, An
     """The whole report; tables, pictures and the page are made from it."""
     grid, spec = evaluated.grid, evaluated.spec
     block = block_length(len(grid.times), spec.horizon, grid.stride)
-    weights = draw_weights(len(grid.times), block, seed)
+    few = not enough(len(grid.times), block)
+    weights = None if few else draw_weights(len(grid.times), block, seed)
     return {
         "model": model,
         "model_revision": evaluated.revision,
@@ -41,7 +42,7 @@ def build_report(evaluated: Evaluated, *, model: str, seed: int) -> dict[str, An
             for one in evaluated.series
         },
         "origins": _origins(evaluated),
-        "bootstrap": {"block": block, "resamples": RESAMPLES, "seed": seed},
+        "bootstrap": {"block": block, "resamples": 0 if few else RESAMPLES, "seed": seed},
         "garch": evaluated.fits,
         "levels": LEVELS.tolist(),
         "band_of_a_calibrated_forecast": expected_coverage(spec.paths),
@@ -80,7 +81,7 @@ def _origins(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def _scored(
-    made: Predictions, truth: Truth, evaluated: Evaluated, weights: Array
+    made: Predictions, truth: Truth, evaluated: Evaluated, weights: Array | None
 ) -> dict[str, Any]:
     """Scores by step, of all symbols together and of each."""
     given = made.given()
@@ -102,7 +103,7 @@ def _scored(
     return found
 
 
-def _comparisons(evaluated: Evaluated, weights: Array) -> list[dict[str, Any]]:
+def _comparisons(evaluated: Evaluated, weights: Array | None) -> list[dict[str, Any]]:
     """The model, under each join, against each baseline (and the other join) at the shown steps."""
     models = [p for p in evaluated.forecasters if p.name.startswith("kronos")]
     found: list[dict[str, Any]] = []
@@ -121,7 +122,11 @@ def _comparisons(evaluated: Evaluated, weights: Array) -> list[dict[str, Any]]:
                 found.append(
                     {"forecaster": model.name, "against": other.name, "step": step}
                     | {k: None if v != v else v for k, v in tested._asdict().items()}
-                    | {"interval_95": _difference_interval(difference, time, weights)}
+                    | {
+                        "interval_95": None
+                        if weights is None
+                        else _difference_interval(difference, time, weights)
+                    }
                 )
     return found
 

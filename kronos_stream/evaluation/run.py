@@ -125,7 +125,7 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
         persistence(y),
         random_walk(returns, y),
         of_garch,
-        seasonal_naive(series, origins, y),
+        seasonal_naive(series, origins, calendar, y),
     ]
     return Evaluated(spec, sampler.revision, series, grid, collected, truth, forecasters, fits)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
 from ..clock import wall_ms
+from ..engine.anchors import NoAnchorError, anchor_of, span_of
 from ..engine.core import Engine
 from ..engine.messages import EngineRequest
 from ..engine.spec import bars_needed
@@ -17,6 +18,7 @@ from ..forecasts.repair import repair
 from ..model.checkpoints import revision_of
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
+from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import CLOSE, ForecastSpec
 from .origins import Origin
 from .series import Series
@@ -101,3 +103,15 @@ class Sampler:
                     close_mean=reply.anchor.mean[CLOSE],
                     close_std=reply.anchor.std[CLOSE],
                 )
+
+
+def refusal(series: Series, row: int, spec: ForecastSpec) -> str | None:
+    """Why there can be no forecast at the close of the bar in `row`; None where there can."""
+    window = series.window(row + 1 - bars_needed(spec), row + 1)
+    span = span_of(window.symbol, window.open_times, INTERVAL_MS[window.interval], spec)
+    assert span is not None
+    try:
+        anchor_of(window.values[span.start : span.start + spec.lookback], spec)
+    except NoAnchorError as error:
+        return error.reason
+    return None

@@ -1,6 +1,8 @@
 """Synthetic K-lines: sampled futures of real contexts, as bars that any command can read."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
@@ -14,16 +16,16 @@ from ..errors import InputError
 from ..forecasts.record import following
 from ..settings import Settings
 from ..wire.messages import CHANNELS
-from .inputs import open_inputs
-from .origins import spread
+from .inputs import Opened, open_inputs
+from .origins import Origin, spread
 from .progress import progress
-from .sampler import Sampler
+from .sampler import Sampler, refusal
 
 COLUMNS: Final = ("series", "symbol", "source", "open_time", *CHANNELS)
 
 
 class Generated(NamedTuple):
-    """How many series were written, and how many contexts gave none and why."""
+    """How many series were written, and how many contexts were passed over and why."""
 
     series: int
     refused: dict[str, int]
@@ -42,22 +44,23 @@ def generate_file(
 ) -> Generated:
     """Writes `count` series of `horizon` candles each to a bars file.
 
-    Contexts are spread evenly over symbols and the time of each; where there are fewer of them than
-    series, each is continued more than once. A series is a symbol of its own, SOURCE#NUMBER, so
-    that its bars are never taken for those of its neighbours; `source` is the symbol of its
-    context.
+    Contexts are spread evenly over symbols and the time of each, past those that give no forecast;
+    where there are fewer of them than series, each is continued more than once. A series is a
+    symbol of its own, SOURCE#NUMBER, so that its bars are never taken for those of its neighbours;
+    `source` is the symbol of its context.
     """
     check_ending(out)
     opened = open_inputs(settings, bars, symbols, say)
-    origins = spread(
+    grid = partial(
+        spread,
         opened.series,
         opened.calendar,
         context=bars_needed(opened.spec),
         horizon=0,
-        count=count,
         since=since,
         until=until,
     )
+    origins, refused = _contexts(opened, grid, count)
     each, more = divmod(count, len(origins))
     spec = msgspec.structs.replace(opened.spec, paths=each + (more > 0))
     sampler = Sampler(
@@ -68,24 +71,41 @@ def generate_file(
         cache_bytes=settings.model.cache_mib * 2**20,
     )
     rows: list[dict[str, Any]] = []
-    refused: dict[str, int] = {}
     made = 0
     with progress("contexts", len(origins), say) as advance:
         for place, sample in enumerate(sampler.samples(opened.series, origins)):
             advance()
-            if sample.refused is not None:
-                refused[sample.refused] = refused.get(sample.refused, 0) + 1
-                continue
             one = opened.series[sample.origin.series]
             times = following(opened.calendar, int(one.open_times[sample.origin.row]), spec.horizon)
             for path in sample.joined(spec.join)[: each + (place < more)]:
                 rows += _candles(made, one.symbol, times, path)
                 made += 1
-    if not made:
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
-        raise InputError(f"bars: expected a context that gives a forecast, found none ({told})")
     write_rows(out, rows, list(COLUMNS))
     return Generated(made, refused)
+
+
+def _contexts(
+    opened: Opened, grid: Callable[..., list[Origin]], count: int
+) -> tuple[list[Origin], dict[str, int]]:
+    """`count` origins of a grid at which there can be a forecast, fewer where there are not so
+    many, and how many of those looked at were left out and why."""
+    wanted = count
+    while True:
+        chosen = grid(count=wanted)
+        reasons = [refusal(opened.series[o.series], o.row, opened.spec) for o in chosen]
+        given = [origin for origin, reason in zip(chosen, reasons, strict=True) if reason is None]
+        if len(given) >= count or len(chosen) < wanted:
+            break
+        wanted = 2 * wanted
+    refused = dict(Counter(reason for reason in reasons if reason is not None))
+    if not given:
+        told = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
+        raise InputError(f"bars: expected a context that gives a forecast, found none ({told})")
+    # As large a part of each symbol's, evenly over its time.
+    given.sort(key=lambda origin: (origin.series, origin.time))
+    kept = min(count, len(given))
+    evenly = [given[len(given) * k // kept] for k in range(kept)]
+    return sorted(evenly, key=lambda origin: (origin.time, origin.series)), refused
 
 
 def _candles(

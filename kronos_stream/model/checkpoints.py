@@ -6,7 +6,9 @@ A name is a folder or a hub id. Nothing is ever unpickled.
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -80,6 +82,8 @@ class Checkpointed(nn.Module):
             for name, tensor in self.state_dict().items()
         }
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        # The library makes a file that only its owner can read.
+        shutil.copymode(folder / CONFIG, folder / WEIGHTS)
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
@@ -118,9 +122,8 @@ def revision_of(*modules: Checkpointed) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{path}: not found; a checkpoint holds {CONFIG} and {WEIGHTS}") from None
+        with _reading(path):
+            config = json.loads(path.read_text())
     except ValueError as error:
         raise ModelError(f"{path}: expected a JSON object: {error}") from error
     if not isinstance(config, dict):
@@ -128,11 +131,22 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load(module: nn.Module, path: Path) -> None:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        tensors = load_file(path)
+        yield
     except FileNotFoundError:
         raise ModelError(f"{path}: not found; a checkpoint holds {CONFIG} and {WEIGHTS}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    try:
+        with _reading(path):
+            # The library says of any file that it cannot open that there is none.
+            path.open("rb").close()
+            tensors = load_file(path)
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file: {error}") from error
     expected = module.state_dict()

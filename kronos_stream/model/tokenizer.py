@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..wire.messages import CHANNELS
 from .checkpoints import Checkpointed, arguments
 from .quantizer import Quantizer, bits_of_ids, ids_of_bits
 from .transformer import Block
@@ -50,6 +51,8 @@ class KronosTokenizer(Checkpointed):
         group_size: int,
     ) -> None:
         super().__init__(arguments(locals()))
+        if d_in != len(CHANNELS):
+            raise ValueError(f"d_in must be {len(CHANNELS)} ({', '.join(CHANNELS)}), got {d_in}")
         self.s1_bits, self.s2_bits = s1_bits, s2_bits
         self.bits = s1_bits + s2_bits
         self.d_in = d_in

@@ -18,10 +18,10 @@ class Metrics:
         if self._path.is_file():
             for line in self._path.read_text().splitlines():
                 try:
-                    entry = json.loads(line)
-                except ValueError:  # A kill can cut the last line.
+                    before = json.loads(line)["step"] <= step
+                except (ValueError, TypeError, KeyError):  # A kill can cut the last line.
                     continue
-                if entry["step"] <= step:
+                if before:
                     kept.append(line)
         partial = self._path.with_suffix(".tmp")
         partial.write_text("".join(f"{line}\n" for line in kept))

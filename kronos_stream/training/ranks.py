@@ -28,6 +28,11 @@ class Ranks(NamedTuple):
             raise SettingsError(f"--device: expected cpu, cuda or cuda:N, got {device!r}") from None
         if wanted.type == "cuda" and not torch.cuda.is_available():
             raise SettingsError(f"--device: expected cpu, torch finds no GPU; got {device!r}")
+        if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+            raise SettingsError(
+                f"--device: expected cuda:N with N below {torch.cuda.device_count()}, the GPUs "
+                f"that torch finds; got {device!r}"
+            )
         if wanted.type not in ("cpu", "cuda"):
             raise SettingsError(f"--device: expected cpu, cuda or cuda:N, got {device!r}")
         world = int(os.environ.get("WORLD_SIZE", "1"))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -10,9 +11,11 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..bars.calendar import calendar_of
+from ..bars.calendar import Calendar, calendar_of
+from ..errors import SettingsError
 from ..model.checkpoints import Checkpointed
 from ..wire.intervals import INTERVAL_MS
+from .folder import held
 from .loop import Loop, Outcome
 from .progress import Shown
 from .ranks import Ranks
@@ -38,38 +41,45 @@ def train(
     if running.threads:
         torch.set_num_threads(running.threads)
     first = ranks.rank == 0
-    calendar = calendar_of(settings.calendar, INTERVAL_MS[settings.interval])
+    calendar = _calendar(settings)
     read = read_bank(bars, settings.interval, calendar, settings.cleaning)
     parts = split_in_time(read.bank, settings.sampling, settings.cleaning.min_segment)
     windows = [Windows(read.bank, s, settings.sampling) for s in (parts.train, parts.validation)]
     report = _report(read, parts, windows)
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-    loop = Loop(
-        settings,
-        running,
-        job.trained,
-        job.loss,
-        *windows,
-        data=read.bank.digest(),
-        out=out,
-        ranks=ranks,
-    )
-    shown = Shown(
-        console if first else None,
-        settings.stage,
-        done=loop.progress.step,
-        total=settings.optimisation.steps,
-    )
+    with held(out) if first else nullcontext():
+        loop = Loop(
+            settings,
+            running,
+            job.trained,
+            job.loss,
+            *windows,
+            data=read.bank.digest(),
+            out=out,
+            ranks=ranks,
+        )
+        shown = Shown(
+            console if first else None,
+            settings.stage,
+            done=loop.progress.step,
+            total=settings.optimisation.steps,
+        )
+        try:
+            if first:
+                _write(out / "data.json", report)
+                whole = {"version": __version__, **msgspec.to_builtins(settings)}
+                _write(out / "settings.json", whole | msgspec.to_builtins(running))
+                shown.say(_summary(report, job.trained))
+            return loop.run(shown)
+        finally:
+            shown.close()
+
+
+def _calendar(settings: TrainSettings) -> Calendar:
     try:
-        if first:
-            _write(out / "data.json", report)
-            whole = {"version": __version__, **msgspec.to_builtins(settings)}
-            _write(out / "settings.json", whole | msgspec.to_builtins(running))
-            shown.say(_summary(report, job.trained))
-        return loop.run(shown)
-    finally:
-        shown.close()
+        return calendar_of(settings.calendar, INTERVAL_MS[settings.interval])
+    except SettingsError as error:
+        # There it is a setting, here a flag.
+        raise SettingsError(str(error).replace("bars.calendar", "--calendar", 1)) from error
 
 
 def _report(read: Read, parts: Parts, windows: list[Windows]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def read_bank(paths: Iterable[Path], interval: str, calendar: Calendar, rules: C
         raise InputError(
             f"--bars: no segment of {rules.min_segment} bars or more is left of "
             f"{sum(d.bars for d in dropped.values())} bars of {len(dropped)} symbols "
-            "(--min-segment, --window, --calendar)"
+            f"(--min-segment, --window, --calendar, --interval {interval})"
         )
     rows = [
         (symbol, columns, places, start, end)

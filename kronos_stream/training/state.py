@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from .optimiser import AdamW
 
 STATE: Final = "state.pt"
 _UNREADABLE: Final = (
+    OSError,
     RuntimeError,
     KeyError,
     TypeError,
@@ -22,6 +24,10 @@ _UNREADABLE: Final = (
     EOFError,
     pickle.PickleError,
 )
+
+
+_LATER: Final = {"--mirror": 0.0}
+"""Flags that older states do not name, and what those runs did."""
 
 
 class Progress(NamedTuple):
@@ -37,7 +43,8 @@ class State:
     weights, moments and the step are all of it."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """`settings`: all that shapes what is learned, by the names that errors give them."""
+        """`settings`: all that shapes what is learned, by the names that errors give them; what
+        follows from others comes after them."""
         self.path = folder / STATE
         self._settings = settings
 
@@ -58,18 +65,19 @@ class State:
 
     def load(self, module: nn.Module, optimiser: AdamW, device: torch.device) -> Progress:
         """Fills both, where there is a state. SettingsError where it belongs to another run."""
-        if not self.path.is_file():
+        if not self.path.exists():
             return Progress()
         try:
             whole = torch.load(self.path, map_location=device, weights_only=True)
-            settings = json.loads(whole["settings"])
+            settings = _LATER | json.loads(whole["settings"])
             progress = Progress(**whole["progress"])
         except _UNREADABLE as error:
             raise SettingsError(
                 f"--out: {self.path} cannot be read ({type(error).__name__}); remove it to begin "
                 "anew"
             ) from error
-        for name in sorted(self._settings.keys() | settings.keys()):
+        # In the order of `self._settings`: what differs as a consequence of a flag comes after it.
+        for name in (*self._settings, *(settings.keys() - self._settings.keys())):
             now, then = self._settings.get(name), settings.get(name)
             if now != then:
                 raise SettingsError(
@@ -84,6 +92,8 @@ class State:
 def save_checkpoint(module: Checkpointed, folder: Path) -> None:
     """The official layout, each file replaced whole."""
     partial = folder.with_name(f".{folder.name}.tmp")
+    # A kill can have left half a file there.
+    shutil.rmtree(partial, ignore_errors=True)
     module.save_pretrained(partial)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, WEIGHTS):

@@ -67,7 +67,8 @@ def split_in_time(bank: Bank, sampling: Sampling, min_segment: int) -> Parts:
         if not len(spans):
             raise InputError(
                 f"--bars: no segment of {min_segment} bars or more is left for {name} once time is "
-                f"split at {np.datetime64(from_time, 'ms')} (--validation-share, --min-segment)"
+                f"split at {np.datetime64(from_time, 'ms')} (--validation-share, --min-segment; "
+                f"--window {sampling.window} and --horizon {sampling.horizon} lie between)"
             )
     earlier = bank.times[bank.time_places < until_place]
     return Parts(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kronos_stream.bars.calendar import calendar_of
 from kronos_stream.evaluation.baselines import (
     context_returns,
     ewma_variance,
@@ -15,10 +16,12 @@ from kronos_stream.evaluation.garch import garch
 from kronos_stream.evaluation.origins import Origin
 from kronos_stream.evaluation.predictions import Predictions
 from kronos_stream.evaluation.series import Series
+from tests.samples import STEP_MS
 
-from .samples import perturbed, series_of
+from .samples import CALENDAR, perturbed, series_of
 
 DAY = 288
+SESSION = 78
 
 
 def everything(series: list[Series], origins: list[Origin], y: np.ndarray) -> list[Predictions]:
@@ -27,7 +30,7 @@ def everything(series: list[Series], origins: list[Origin], y: np.ndarray) -> li
         persistence(y),
         random_walk(returns, y),
         garch(series, origins, returns, y)[0],
-        seasonal_naive(series, origins, y),
+        seasonal_naive(series, origins, CALENDAR, y),
     ]
 
 
@@ -68,7 +71,7 @@ def test_realised_returns_begin_at_the_last_close() -> None:
 def test_the_seasonal_paths_are_those_of_earlier_days() -> None:
     series = series_of("AAA", 4 * DAY)
     row = 3 * DAY + 10
-    made = seasonal_naive([series], [Origin(0, 0, row)], np.zeros((1, 4)))
+    made = seasonal_naive([series], [Origin(0, 0, row)], CALENDAR, np.zeros((1, 4)))
     log = series.log_closes()
     days = [row - k * DAY for k in (1, 2, 3)]
     expected = np.mean([log[d + 1 : d + 5] - log[d] for d in days], axis=0)
@@ -78,18 +81,36 @@ def test_the_seasonal_paths_are_those_of_earlier_days() -> None:
 def test_without_two_days_there_is_no_seasonal_forecast() -> None:
     series = series_of("AAA", 3 * DAY)
     rows = [Origin(0, 0, 2 * DAY - 1), Origin(0, 1, 2 * DAY)]
-    assert seasonal_naive([series], rows, np.zeros((2, 4))).given().tolist() == [False, True]
+    made = seasonal_naive([series], rows, CALENDAR, np.zeros((2, 4)))
+    assert made.given().tolist() == [False, True]
     gap = series_of("AAA", 3 * DAY, without=(DAY + 2,))
     rows = [Origin(0, 0, 2 * DAY - 1)]
-    assert seasonal_naive([gap], rows, np.zeros((1, 4))).given().tolist() == [False]
+    assert not seasonal_naive([gap], rows, CALENDAR, np.zeros((1, 4))).given().any()
+
+
+def test_the_same_time_of_day_is_the_exchanges() -> None:
+    calendar = calendar_of("XNYS", STEP_MS)
+    # From 09:30 of a Monday in New York on; summer time begins on the next Sunday.
+    times = [int(np.datetime64("2024-03-04T14:30", "ms").astype(np.int64))]
+    while len(times) < 8 * SESSION:
+        times.append(calendar.next_open(times[-1]))
+    open_times = np.array(times)
+    plain = series_of("AAA", len(times))
+    series = plain._replace(open_times=open_times, places=calendar.places(open_times))
+    row = 7 * SESSION
+    made = seasonal_naive([series], [Origin(0, 0, row)], calendar, np.zeros((1, 4)))
+    log = series.log_closes()
+    days = [row - k * SESSION for k in range(1, 8)]
+    expected = np.mean([log[d + 1 : d + 5] - log[d] for d in days], axis=0)
+    assert made.mean[0] == pytest.approx(expected)
 
 
 def test_a_path_of_earlier_days_ends_before_the_origin() -> None:
     series = series_of("AAA", 5 * DAY)
     y = np.zeros((1, DAY + 1))
     row = 3 * DAY + 100
-    made = seasonal_naive([series], [Origin(0, 0, row)], y)
-    again = seasonal_naive([perturbed(series, row)], [Origin(0, 0, row)], y)
+    made = seasonal_naive([series], [Origin(0, 0, row)], CALENDAR, y)
+    again = seasonal_naive([perturbed(series, row)], [Origin(0, 0, row)], CALENDAR, y)
     assert made.given().all()
     assert np.array_equal(made.mean, again.mean)
 

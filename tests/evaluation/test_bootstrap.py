@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kronos_stream.evaluation.bootstrap import block_length, draw_weights, interval
+from kronos_stream.evaluation.bootstrap import block_length, draw_weights, enough, interval
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,8 @@ def test_the_interval_of_a_mean_is_as_wide_as_its_error() -> None:
 
 def test_what_is_undefined_in_a_resample_has_no_interval() -> None:
     assert interval(np.array([1.0, np.nan])) is None
+
+
+def test_few_blocks_are_no_sample() -> None:
+    assert enough(80, 10)
+    assert not enough(79, 10)

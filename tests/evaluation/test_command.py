@@ -244,6 +244,44 @@ def test_few_contexts_are_continued_more_than_once(tmp_path: Path) -> None:
     assert frame.groupby("series")["open_time"].min().nunique() == 2
 
 
+def test_contexts_that_give_no_forecast_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half, other = series_of("AAA", 300), series_of("BBB", 300)
+    still = half.values.copy()
+    still[150:] = still[150]
+    folder = write_series(tmp_path / "half", half._replace(values=still), other)
+    out = tmp_path / "made.csv"
+    words = ["generate", *SMALL, "--bars", str(folder), "--count", "60", "--out", str(out)]
+    assert main(words) == 0
+    sources = pd.read_csv(out).groupby("series")["source"].first().value_counts()
+    assert sources.sum() == 60
+    assert 15 < sources["AAA"] < sources["BBB"]
+    assert "60 series in" in (said := capsys.readouterr().err)
+    assert "contexts passed over: flat_anchor" in said
+
+
+def test_what_cannot_be_written_at_the_end_is_one_line(
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "o" / "fans.png").mkdir(parents=True)
+    full = tmp_path / "full.csv"
+    full.symlink_to("/dev/full")
+    words = ["evaluate", *SMALL, "--bars", str(bars), "--origins", "4"]
+    assert main([*words, "--out", str(tmp_path / "o")]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].endswith("fans.png: cannot be written: Is a directory")
+    assert (tmp_path / "o" / "report.md").exists()
+    assert main([*words, "--out", str(tmp_path / "p"), "--forecasts", str(full)]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].endswith("full.csv: cannot be written: No space left on device")
+    report = json.loads((tmp_path / "p" / "report.json").read_text())
+    # Blocks of all the times there are would be the same sample a thousand times.
+    assert report["bootstrap"]["resamples"] == 0
+    assert "No intervals: 4 times are too few" in (tmp_path / "p" / "report.md").read_text()
+    assert all(c["interval_95"] is None for c in report["comparisons"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -258,7 +296,12 @@ def test_few_contexts_are_continued_more_than_once(tmp_path: Path) -> None:
             "evaluate --bars {bars} --out {tmp}/o --since 2025-01-03 --until 2025-01-02",
             "--until: expected a time after --since 2025-01-03, got 2025-01-02",
         ),
-        ("evaluate --bars {bars} --out {tmp}/o --since 2030-01-01", "expected a span of"),
+        ("evaluate --bars {bars} --out {tmp}/o --since 2030-01-01", "--since: expected 202"),
+        ("evaluate --bars {bars} --out {tmp}/o --since 2021", "--since: expected a time such as"),
+        ("evaluate --bars {bars} --out {tmp}/o --since 20300101", "got 2030-01-01T00:00"),
+        ("evaluate --bars {bars} --out {tmp}/o --interval 1m", "bars of 1m without a gap"),
+        ("evaluate --bars {bars} --out /proc/o", "/proc/o: cannot be written: No such file"),
+        ("evaluate --bars {bars} --out {tmp}/o --forecasts /proc/f.csv", "/proc/f.csv: cannot be"),
         ("evaluate --bars {bars} --out {tmp}/o --horizon 126", "forecast.horizon: horizon 126"),
         ("evaluate --bars {bars} --out {tmp}/o --calendar XNOWHERE", "bars.calendar: expected"),
         ("evaluate --bars {bars} --out {tmp}/o --join some", "forecast.join: expected"),

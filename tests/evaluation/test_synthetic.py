@@ -63,5 +63,5 @@ def test_a_young_and_a_sparse_symbol_give_all_that_they_have() -> None:
 
 
 def test_no_context_at_all_is_told() -> None:
-    with pytest.raises(InputError, match=r"expected 25 bars without a gap .* found none"):
+    with pytest.raises(InputError, match=r"expected 25 bars of 5m without a gap .* found none"):
         spread_over(5, series_of("AAA", 100, without=tuple(range(0, 100, 10))))

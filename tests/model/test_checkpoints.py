@@ -275,3 +275,24 @@ def test_a_folder_goes_before_a_hub_id(saved: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(saved.parent)
     monkeypatch.setattr(checkpoints, "snapshot_download", None)
     assert resolve(f"{saved.name}/model") == Path(f"{saved.name}/model")
+
+
+def test_others_may_read_the_weights(saved: Path) -> None:
+    modes = {path.stat().st_mode for path in (saved / "model").iterdir()}
+    assert len(modes) == 1
+
+
+def test_what_cannot_be_read_says_why(saved: Path) -> None:
+    weights = saved / "model" / "model.safetensors"
+    weights.unlink()
+    weights.mkdir()
+    assert refused(saved / "model") == f"{weights}: cannot be read: Is a directory"
+    config = saved / "model" / "config.json"
+    config.unlink()
+    config.mkdir()
+    assert refused(saved / "model") == f"{config}: cannot be read: Is a directory"
+
+
+def test_a_tokenizer_of_other_channels_is_refused(saved: Path) -> None:
+    change_config(saved / "tokenizer", d_in=5)
+    assert "d_in must be 6 (open, high, low" in refused(saved / "tokenizer", KronosTokenizer)

@@ -154,7 +154,7 @@ def test_from_the_built_in_pair(trained: Path) -> None:
         (["--split", "20:40"], "--split: expected 2 <= LOW <= HIGH < window 32, got 20:40"),
         (["--min-segment", "9"], "--min-segment: expected more bars than the lowest split 12"),
         (["--warmup", "4"], "--warmup: expected fewer steps than --steps 4, got 4"),
-        (["--calendar", "MARS"], "bars.calendar: expected 24/7 or a name of exchange_calendars"),
+        (["--calendar", "MARS"], "--calendar: expected 24/7 or a name of exchange_calendars"),
         (["--device", "cuda:0"], "--device: expected cpu, torch finds no GPU; got 'cuda:0'"),
         (["--device", "abacus"], "--device: expected cpu, cuda or cuda:N, got 'abacus'"),
         (["--lr", "nan"], "Invalid value for '--lr': expected a finite number, got nan"),
@@ -165,6 +165,8 @@ def test_from_the_built_in_pair(trained: Path) -> None:
         (["--from", "builtin"], "--tokenizer: {} makes ids of 4+3 bits, the model of --from has"),
         (["--d-model", "15"], "d_model must be an even multiple of the 4 heads"),
         (["--tokenizer", "nope"], "--tokenizer: expected a folder with config.json"),
+        (["--horizon", "100000"], "(--validation-share, --min-segment; --window 32 and --horizon"),
+        (["--interval", "1m"], "--calendar, --interval 1m)"),
         (["--size", "huge"], "Invalid value for '--size'"),
     ],
 )

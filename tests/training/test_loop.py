@@ -25,7 +25,7 @@ from kronos_stream.training.settings import Optimisation, Running
 from kronos_stream.training.shapes import model_config, tokenizer_config
 from kronos_stream.training.windows import Windows, split_in_time
 from tests.threads import threads
-from tests.training.markets import TINY, WINDOW, bank_of, frame, settings, write
+from tests.training.markets import TINY, WINDOW, bank_of, frame, sampling, settings, write
 
 SILENT = Shown(None, "", done=0, total=0)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -196,6 +196,8 @@ def test_a_finished_run_is_left_alone(make: Make, tmp_path: Path) -> None:
         ({"steps": 13}, "--steps: the run in .* was begun with 12, got 13"),
         ({"seed": 8}, "--seed: .* was begun with 7, got 8"),
         ({"data": "other"}, "--bars .*digest.*: .* was begun with 'd', got 'other'"),
+        ({"data": "other", "seed": 8}, "--seed: "),
+        ({"data": "other", "stage": "tokenizer"}, "kronos-stream train: .* with 'model'"),
         ({"processes": 2}, "the processes of torchrun: .* was begun with 1, got 2"),
     ],
 )
@@ -205,10 +207,37 @@ def test_another_runs_state_is_refused(make: Make, changes: dict[str, Any], mess
         make(**changes)
 
 
-def test_a_broken_state_is_told(make: Make, tmp_path: Path) -> None:
+def test_a_state_of_before_there_was_a_flag_is_taken_up(make: Make, tmp_path: Path) -> None:
     make().run(SILENT)
     path = tmp_path / "out" / "state.pt"
-    path.write_bytes(path.read_bytes()[:500])
+    whole = torch.load(path, weights_only=True)
+    settings = json.loads(whole["settings"])
+    assert settings.pop("--mirror") == 0
+    torch.save(whole | {"settings": json.dumps(settings)}, path)
+    assert make().progress.step == 12
+    with pytest.raises(SettingsError, match=r"--mirror: .* begun with 0\.0, got 0\.5"):
+        make(sampling=sampling(mirror=0.5))
+
+
+def test_a_kill_while_a_checkpoint_is_written_is_got_over(make: Make, tmp_path: Path) -> None:
+    for name in (".best.tmp", ".last.tmp"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / ".tmp2UETu8").write_bytes(b"half a file")
+    make().run(SILENT)
+    assert make().progress.step == 12
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("kept", [0, 500, 5_000, 20_000, None])
+def test_a_broken_state_is_told(make: Make, tmp_path: Path, kept: int | None) -> None:
+    make().run(SILENT)
+    path = tmp_path / "out" / "state.pt"
+    whole = path.read_bytes()
+    path.unlink()
+    if kept is None:
+        path.mkdir()
+    else:
+        path.write_bytes(whole[:kept])
     with pytest.raises(SettingsError, match=r"--out: .*state.pt cannot be read"):
         make()
 
