@@ -1,8 +1,8 @@
 """How the built-in model is made: `python deploy/builtin.py BARS` (`make builtin BARS=FOLDER`).
 
-Trains in the user's cache folder, from which a stopped run goes on: the tokenizer, the model, and
-the model once more on windows of which half are mirrored. Then rounds the best of both to float16
-into the package. `--recipe gpu` is the one for a GPU: a larger model and more bars.
+Trains both stages in the user's cache folder, from which a stopped run goes on, then rounds the
+best of each to float16 into the package. `--recipe gpu` is the one for a GPU: a larger model and
+more bars.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
 PACK_BYTES: Final = 30_000_000
 BITS: Final = ("--s1-bits", "12", "--s2-bits", "12", "--channel-weights", "1,1,1,2,0.5,0.5")
-MIRRORED: Final = ("--mirror", "0.5", "--seed", "11")
 
 
 class Recipe(NamedTuple):
@@ -32,41 +31,31 @@ class Recipe(NamedTuple):
     common: tuple[str, ...]
     tokenizer: tuple[str, ...]
     model: tuple[str, ...]
-    again: tuple[str, ...]
-    """Of the model's second round, which begins with the best of the first."""
 
 
 CPU: Final = Recipe(
     # One process of two threads waits where other work takes a core.
     processes=2,
-    common=("--threads", "1", "--batch", "12", "--lr-end", "0.02"),
+    common=("--threads", "1", "--batch", "12", "--lr", "1.5e-3", "--lr-end", "0.02"),
     tokenizer=(
         *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4", *BITS),
-        *("--lr", "1.5e-3", "--steps", "1800", "--validate-every", "250", "--save-every", "250"),
+        *("--steps", "1800", "--validate-every", "250", "--save-every", "250"),
     ),
     model=(
         *("--layers", "4", "--d-model", "160", "--ff-dim", "384", "--heads", "4"),
-        *("--precision", "bf16", "--lr", "1.5e-3", "--steps", "4400"),
-        *("--validate-every", "400", "--save-every", "400"),
-    ),
-    again=(
-        *("--precision", "bf16", "--lr", "1e-3", "--steps", "3000", *MIRRORED),
+        *("--precision", "bf16", "--steps", "4400"),
         *("--validate-every", "400", "--save-every", "400"),
     ),
 )
 GPU: Final = Recipe(
     processes=1,
-    common=("--device", "cuda", "--precision", "bf16", "--batch", "96", "--lr-end", "0.02"),
+    common=("--device", "cuda", "--batch", "96", "--lr-end", "0.02"),
     tokenizer=(
         *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4", *BITS),
         *("--lr", "1.5e-3", "--steps", "2000", "--validate-every", "500", "--save-every", "500"),
     ),
     model=(
-        *("--size", "mini", "--lr", "1e-3", "--steps", "3000"),
-        *("--validate-every", "500", "--save-every", "500"),
-    ),
-    again=(
-        *("--lr", "7e-4", "--steps", "2000", *MIRRORED),
+        *("--size", "mini", "--precision", "bf16", "--lr", "1e-3", "--steps", "5000"),
         *("--validate-every", "500", "--save-every", "500"),
     ),
 )
@@ -79,7 +68,7 @@ def main() -> int:
     parser.add_argument("--recipe", choices=list(RECIPES), default="cpu")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--out", type=Path, default=BUILTIN_FOLDER)
-    parser.add_argument("--steps", type=int, help="of each round, to try it")
+    parser.add_argument("--steps", type=int, help="of each stage, to try it")
     parser.add_argument("--device", help="instead of the recipe's, to try it")
     parser.add_argument(
         "--pack",
@@ -95,17 +84,15 @@ def main() -> int:
     if a.steps:
         changes += ("--steps", str(a.steps), "--warmup", str(a.steps // 10))
     a.cache.mkdir(parents=True, exist_ok=True)
-    tokenizer, model, again = (a.cache / name for name in ("tokenizer", "model", "model-again"))
+    tokenizer, model = a.cache / "tokenizer", a.cache / "model"
 
     def train(stage: str, out: Path, *flags: str) -> None:
         _train(recipe.processes, stage, a.bars, out, *recipe.common, *flags, *changes)
 
-    with_ids = ("--tokenizer", str(tokenizer / "best"))
     train("tokenizer", tokenizer, *recipe.tokenizer)
-    train("model", model, *with_ids, *recipe.model)
-    train("model", again, *with_ids, "--from", str(model / "best"), *recipe.again)
+    train("model", model, "--tokenizer", str(tokenizer / "best"), *recipe.model)
     _round(KronosTokenizer, tokenizer / "best", a.out / "tokenizer")
-    _round(Kronos, again / "best", a.out / "model")
+    _round(Kronos, model / "best", a.out / "model")
     return 0
 
 

@@ -18,7 +18,7 @@ import structlog
 from . import telemetry
 from .bars.calendar import Calendar, calendar_of
 from .bars.service import BarsService
-from .bars.tables import read_bars
+from .bars.tables import in_sessions, read_bars
 from .console import Console
 from .context.contexts import Contexts
 from .context.store import ContextStore
@@ -133,7 +133,7 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
                 settings,
                 broker,
                 kind=settings.feed.kind or "kafka",
-                read_history=functools.partial(_read_history, settings.bars.interval),
+                read_history=functools.partial(_read_history, settings),
                 history_bars=history_bars,
                 bars_limit=bars,
                 backpressure=backpressure,
@@ -257,8 +257,13 @@ def _history_bars(settings: Settings) -> int:
     return lookback + max(1, forecast.anchor_every) + settings.context.slack
 
 
-def _read_history(interval: str, path: Path, symbol: str) -> list[Bar]:
-    return read_bars(path, interval, symbol=symbol)[symbol]
+def _read_history(settings: Settings, path: Path, symbol: str) -> list[Bar]:
+    read = read_bars(path, settings.bars.interval, symbol=symbol)[symbol]
+    kept = in_sessions(read, _calendars(settings)(symbol))
+    if len(kept) < len(read):
+        outside = len(read) - len(kept)
+        log.info("history_outside_sessions", symbol=symbol, bars=outside, of=len(read))
+    return kept
 
 
 async def _first(tasks: dict[str, asyncio.Task[None]], goal: Any) -> None:

@@ -84,8 +84,6 @@ _COMMON: Final = (
     ("--dropout", {"type": SHARE}, "All dropouts; default 0, with --from the checkpoint's."),
     ("--volume-dropout", {"type": Finite(0, 1), "default": 0.05},
      "Share of windows without volume and amount."),
-    ("--mirror", {"type": Finite(0, 1), "default": 0.0},
-     "Share of windows turned upside down: no drift is learned."),
     ("--validation-share", {"type": Finite(0, 1, min_open=True, max_open=True), "default": 0.15},
      "Last part of the time, never trained on."),
     ("--validation-windows", {"type": POSITIVE, "default": 256}, "Fixed windows from there."),

@@ -17,9 +17,10 @@ def bar_on(out: TextIO, *more: ProgressColumn) -> Progress:
     """What is done, of how much, and for how long still; then `more`."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20 if more else 40),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         *more,
         console=Console(file=out),
+        expand=bool(more),
     )

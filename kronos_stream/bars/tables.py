@@ -67,6 +67,13 @@ def placed(columns: BarColumns, calendar: Calendar) -> Placed:
     return Placed(kept, places[inside], int((~inside).sum()))
 
 
+def in_sessions(bars: Sequence[Bar], calendar: Calendar) -> list[Bar]:
+    """What `placed` keeps: the stream makes no bar outside the sessions, so none enters a
+    context."""
+    places = calendar.places(np.array([bar.open_time for bar in bars], np.int64))
+    return [bar for bar, place in zip(bars, places.tolist(), strict=True) if place >= 0]
+
+
 def read_bars(
     path: str | Path, interval: str, *, symbol: str | None = None
 ) -> dict[str, list[Bar]]:

@@ -120,7 +120,7 @@ def _none(interval: str, codes: NDArray[np.int8], context: int, horizon: int) ->
     told = ", ".join(f"{n} {reason}" for reason, n in sorted(_counts(codes).items()))
     return InputError(
         f"bars: expected {context} bars of {interval} without a gap and {horizon} after them at "
-        f"some origin, found none ({told})"
+        f"some origin, found none ({told}); --calendar says what a gap is, --lookback how many bars"
     )
 
 
@@ -163,13 +163,13 @@ def _candidates(
         if not len(candidates):
             last = span[len(span) - horizon - 1]
             raise InputError(
-                f"--since: expected {_time(last)} or earlier, so that {horizon} bars follow, got "
-                f"{_time(since)}"
+                f"--since: expected {minute(last)} or earlier, so that {horizon} bars follow, got "
+                f"{minute(since)}"
             )
     if not len(candidates):
         raise InputError(
             f"bars: expected a span of {context} + {horizon} intervals or more (within --since "
-            f"and --until), found {len(span)} intervals from {_time(begin)} to {_time(end)}"
+            f"and --until), found {len(span)} intervals from {minute(begin)} to {minute(end)}"
         )
     return candidates
 
@@ -213,5 +213,6 @@ def _counts(codes: NDArray[np.int8]) -> dict[str, int]:
     return {reason: n for reason, n in zip(REASONS[1:], counts[1:], strict=True) if n}
 
 
-def _time(ms: int) -> str:
+def minute(ms: int) -> str:
+    """UTC."""
     return f"{np.datetime64(ms, 'ms').astype('datetime64[m]')}"

@@ -11,11 +11,12 @@ BP = 1e4
 def page(report: dict[str, Any]) -> str:
     """The page, in Markdown."""
     settings, origins = report["settings"], report["origins"]
+    symbols = sum(counts["used"] > 0 for counts in origins["symbols"].values())
     steps = shown_steps(settings["horizon"])
     parts = [
         f"# Evaluation of {report['model']}",
         "",
-        f"{origins['used']} origins of {len(origins['symbols'])} symbols at {origins['times']} "
+        f"{origins['used']} origins of {symbols} symbols at {report['bootstrap']['times']} "
         f"times, {settings['paths']} paths, lookback {settings['lookback']}, anchor_every "
         f"{settings['anchor_every']}, join {settings['join']}, temperature "
         f"{settings['temperature']:g}, top_p {settings['top_p']:g}, fine_head_rotary "
@@ -25,12 +26,18 @@ def page(report: dict[str, Any]) -> str:
         "## CRPS of the log return, bp",
         "",
         *_table(
-            ["", *(f"step {step}" for step in steps)],
+            ["", "origins", *(f"step {step}" for step in steps)],
             [
-                [name, *(_with_interval(_at(made, step), "crps", BP, 2) for step in steps)]
+                [
+                    name,
+                    str(_at(made, 1).get("origins", 0)),
+                    *(_with_interval(_at(made, step), "crps", BP, 2) for step in steps),
+                ]
                 for name, made in report["forecasters"].items()
             ],
         ),
+        "",
+        f"GARCH: {report['garch']['failed']} of {report['garch']['fits']} fits failed.",
         "",
         "## Against each baseline (Diebold-Mariano)",
         "",
@@ -50,6 +57,7 @@ def page(report: dict[str, Any]) -> str:
             ],
         ),
     ]
+    parts += ["", _calibrated(report)]
     for step in steps:
         parts += ["", f"## Step {step}", "", *_step_table(report, step)]
     parts += ["", "## Synthetic fidelity", "", *_fidelity(report["fidelity"])]
@@ -61,8 +69,14 @@ def page(report: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _calibrated(report: dict[str, Any]) -> str:
+    bands = report["band_of_a_calibrated_forecast"]
+    told = ", ".join(f"{100 * bands[band]:.1f} %" for band in ("50", "80", "90"))
+    return f"Of a calibrated forecast of as many paths the 50, 80 and 90 % bands cover {told}."
+
+
 def _few_blocks(report: dict[str, Any]) -> list[str]:
-    times, block = report["origins"]["times"], report["bootstrap"]["block"]
+    times, block = report["bootstrap"]["times"], report["bootstrap"]["block"]
     if report["bootstrap"]["resamples"]:
         return []
     return [f"No intervals: {times} times are too few for blocks of {block}.", ""]

@@ -112,7 +112,7 @@ def _skill(report: dict[str, Any]) -> Figure:
             continue
         ratio = [one["crps"] / other["crps"] for one, other in zip(scored, walk)]
         ax.plot(range(1, len(ratio) + 1), ratio, marker=".", linewidth=1, label=name)
-    ax.set_title("CRPS ÷ that of the random walk", fontsize=9)
+    ax.set_title("CRPS ÷ that of the random walk (of those with as many origins)", fontsize=9)
     ax.set_xlabel("step")
     ax.legend(fontsize=7)
     return figure

@@ -25,9 +25,13 @@ def shown_steps(horizon: int) -> list[int]:
 def build_report(evaluated: Evaluated, *, model: str, seed: int) -> dict[str, Any]:
     """The whole report; tables, pictures and the page are made from it."""
     grid, spec = evaluated.grid, evaluated.spec
-    block = block_length(len(grid.times), spec.horizon, grid.stride)
-    few = not enough(len(grid.times), block)
-    weights = None if few else draw_weights(len(grid.times), block, seed)
+    # Times of the grid at which no symbol has an origin are no part of the sample.
+    used, numbers = np.unique(evaluated.truth.time, return_inverse=True)
+    evaluated = evaluated._replace(truth=evaluated.truth._replace(time=numbers))
+    times = len(used)
+    block = block_length(times, spec.horizon, grid.stride * len(grid.times) / times)
+    few = not enough(times, block)
+    weights = None if few else draw_weights(times, block, seed)
     return {
         "model": model,
         "model_revision": evaluated.revision,
@@ -42,7 +46,12 @@ def build_report(evaluated: Evaluated, *, model: str, seed: int) -> dict[str, An
             for one in evaluated.series
         },
         "origins": _origins(evaluated),
-        "bootstrap": {"block": block, "resamples": 0 if few else RESAMPLES, "seed": seed},
+        "bootstrap": {
+            "times": times,
+            "block": block,
+            "resamples": 0 if few else RESAMPLES,
+            "seed": seed,
+        },
         "garch": evaluated.fits,
         "levels": LEVELS.tolist(),
         "band_of_a_calibrated_forecast": expected_coverage(spec.paths),

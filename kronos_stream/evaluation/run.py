@@ -1,5 +1,6 @@
 """Bars and a model → the report: one pass, the same origins for everyone."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +23,15 @@ from .baselines import (
 from .collect import Collected, collect
 from .garch import garch
 from .inputs import open_inputs
-from .origins import Grid, Origin, lay_grid
+from .origins import Grid, Origin, lay_grid, minute
 from .predictions import Predictions
 from .progress import progress
 from .sampler import Sampler
 from .scores import Truth
 from .series import Series
 
+DATA: Final = "data.json"
+"""Of the folder of a training run."""
 TIMES: Final = 540
 """Of a grid, unless told: a few more than LEAST, since some forecasts are refused."""
 LEAST: Final = 500
@@ -81,6 +84,7 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
             f"{len(grid.origins)} forecasts (--origins sets another number)",
             file=out,
         )
+    _name_the_trained(settings.model.model, int(grid.times[0]), out)
     sampler = Sampler(
         pair,
         spec,
@@ -128,6 +132,20 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
         seasonal_naive(series, origins, calendar, y),
     ]
     return Evaluated(spec, sampler.revision, series, grid, collected, truth, forecasters, fits)
+
+
+def _name_the_trained(model: str, first_origin: int, out: TextIO) -> None:
+    """A checkpoint that lies in the folder of its run is judged after what it was trained on."""
+    try:
+        until = int(json.loads((Path(model).parent / DATA).read_text())["train_until"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if first_origin < until:
+        print(
+            f"--since: expected {minute(until)} or later, up to when {model} was trained (its "
+            f"{DATA}), the first origin is at {minute(first_origin)}",
+            file=out,
+        )
 
 
 def _name_the_short(

@@ -1,12 +1,13 @@
 """Bars file → forecast file, without a broker: the very same engine and record as the stream's."""
 
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from ..bars.calendar import calendar_of
-from ..bars.tables import check_ending, read_bars, write_rows
+from ..bars.tables import check_ending, in_sessions, read_bars, write_rows
 from ..clock import wall_ms
 from ..context.window import Window
 from ..engine.core import Engine
@@ -29,7 +30,8 @@ def forecast_file(bars: Path, symbol: str, settings: Settings, out: Path) -> For
     JSON line, or one row of a parquet or csv table, columns named as the record's fields (nested
     ones as JSON text).
 
-    InputError where the bars do not give a forecast, and why.
+    InputError where the bars do not give a forecast, and why. Bars outside the calendar's sessions
+    are left out, which is told on stderr.
     """
     check_ending(out)
     forecast = forecast_of(bars, symbol, settings)
@@ -46,10 +48,18 @@ def forecast_file(bars: Path, symbol: str, settings: Settings, out: Path) -> For
 def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
     """The record at the last bar of `symbol` in a bars file."""
     interval = settings.bars.interval
-    series = read_bars(bars, interval, symbol=symbol)[symbol]
-    pair = load(settings.model)
     calendar_name = settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
     calendar = calendar_of(calendar_name, INTERVAL_MS[interval])
+    read = read_bars(bars, interval, symbol=symbol)[symbol]
+    series = in_sessions(read, calendar)
+    if len(series) < len(read):
+        outside = len(read) - len(series)
+        print(
+            f"{bars}: {symbol}: {outside} of {len(read)} bars lie outside the sessions of "
+            f"{calendar_name} and are left out",
+            file=sys.stderr,
+        )
+    pair = load(settings.model)
     spec = resolve_spec(settings, pair[0].max_context, calendar_name)
     engine = Engine(*pair, spec, device=settings.model.device)
     read_ms = wall_ms()

@@ -3,6 +3,7 @@
 from typing import Any, TextIO
 
 from rich.progress import Progress, TextColumn
+from rich.table import Column
 
 from ..progress import bar_on
 
@@ -16,7 +17,9 @@ class Shown:
         self._bar: Progress | None = None
         self._task: Any = None
         if out is not None and out.isatty():
-            self._bar = bar_on(out, TextColumn("{task.fields[values]}"))
+            # What a narrow terminal has no room for is cut here, not at the bar.
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            self._bar = bar_on(out, TextColumn("{task.fields[values]}", table_column=rest))
             self._task = self._bar.add_task(title, total=total, completed=done, values="")
             self._bar.start()
 

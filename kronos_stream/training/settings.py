@@ -56,8 +56,6 @@ class Sampling(Struct, frozen=True, kw_only=True):
     """The last part of the time that all symbols span together."""
     volume_dropout: float = 0.05
     """Share of windows in which volume and amount are missing."""
-    mirror: float = 0.0
-    """Share of windows in which prices go down where they went up."""
     context_loss_weight: float
     """What a bar before the split counts in the loss, beside 1 for a bar after it."""
 

@@ -26,10 +26,6 @@ _UNREADABLE: Final = (
 )
 
 
-_LATER: Final = {"--mirror": 0.0}
-"""Flags that older states do not name, and what those runs did."""
-
-
 class Progress(NamedTuple):
     """How far a run is, and the best validation so far."""
 
@@ -69,7 +65,7 @@ class State:
             return Progress()
         try:
             whole = torch.load(self.path, map_location=device, weights_only=True)
-            settings = _LATER | json.loads(whole["settings"])
+            settings = json.loads(whole["settings"])
             progress = Progress(**whole["progress"])
         except _UNREADABLE as error:
             raise SettingsError(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..model.features import CLIP, PRICE_CHANNELS, STD_FLOOR, tiny_price_divisor
-from ..wire.messages import CLOSE, HIGH, LOW, OPEN
 from .segments import Bank
 from .settings import Sampling
 
@@ -104,16 +103,13 @@ class Windows:
         places = rng.integers(self.count, size=size)
         shares = rng.random(size)
         missing = rng.random(size) < self._sampling.volume_dropout
-        turned = rng.random(size) < self._sampling.mirror
-        batch = self.at(places, shares, missing)
-        batch.z[turned] = mirrored(batch.z[turned])
-        return batch
+        return self.at(places, shares, missing)
 
     def fixed(
         self, size: int, rng: np.random.Generator, *, batch: int, part: int, parts: int
     ) -> Iterator[Batch]:
         """Every `parts`-th of `size` windows, from the `part`-th on, in batches; none of them
-        without volume or mirrored."""
+        without volume."""
         places = rng.integers(self.count, size=size)[part::parts]
         shares = rng.random(size)[part::parts]
         for begin in range(0, len(places), batch):
@@ -169,10 +165,3 @@ def normalised(
     floor[:, :PRICE_CHANNELS] /= tiny_price_divisor(least)[:, None]
     z = np.clip(off / (std + floor)[:, None], -CLIP, CLIP)
     return z.astype(np.float32), flat
-
-
-def mirrored(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bars (..., 6) whose normalised prices go down where these go up: the z-scores of prices
-    reflected about any level, whose highs are the lows of these."""
-    reflected = z[..., :PRICE_CHANNELS][..., (OPEN, LOW, HIGH, CLOSE)]
-    return np.concatenate((-reflected, z[..., PRICE_CHANNELS:]), axis=-1)

@@ -77,6 +77,14 @@ def test_the_report_holds_everyone_at_the_same_origins(whole: Path) -> None:
     assert ("kronos", "garch", 4) in compared
     assert ("kronos", "kronos_join_none", 1) in compared
     assert "classifier_error" in report["fidelity"]
+    page = (whole / "report.md").read_text()
+    assert f"{report['origins']['used']} origins of 2 symbols at 75 times" in page
+    seasonal = report["forecasters"]["seasonal_naive"]["pooled"][0]["origins"]
+    assert seasonal < report["origins"]["used"]
+    assert f"| seasonal_naive | {seasonal} | " in page
+    fits = report["garch"]
+    assert f"GARCH: {fits['failed']} of {fits['fits']} fits failed" in page
+    assert "the 50, 80 and 90 % bands cover" in page
 
 
 def test_all_files_are_there(whole: Path) -> None:
@@ -242,6 +250,31 @@ def test_few_contexts_are_continued_more_than_once(tmp_path: Path) -> None:
     frame = pd.read_csv(out)
     assert frame["series"].nunique() == 5
     assert frame.groupby("series")["open_time"].min().nunique() == 2
+
+
+def test_times_without_an_origin_are_not_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    holed = series_of("AAA", 900, without=tuple(range(300, 700)))
+    report = evaluate(write_series(tmp_path / "holed", holed), tmp_path / "o", "--origins", "90")
+    drawn = report["bootstrap"]
+    assert report["origins"]["times"] == 90
+    assert drawn["times"] == report["origins"]["used"] < 60
+    assert drawn["resamples"] == 1_000
+    assert report["forecasters"]["kronos"]["pooled"][0]["interval_95"]["crps"] is not None
+
+
+def test_what_a_model_was_trained_on_is_told(
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "run" / "best"
+    model.mkdir(parents=True)
+    for until, told in ((START_MS + 900 * STEP_MS, True), (START_MS, False)):
+        (tmp_path / "run" / "data.json").write_text(json.dumps({"train_until": until}))
+        words = ["--symbol", "AAA", "--origins", "4", "--model", str(model)]
+        evaluate(bars, tmp_path / "o", *words)
+        assert ("--since: expected 2025-01-04T03:00 or later" in capsys.readouterr().err) == told
 
 
 def test_contexts_that_give_no_forecast_are_passed_over(

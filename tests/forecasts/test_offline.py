@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kronos_stream.bars.calendar import AlwaysOpen
+from kronos_stream.bars.calendar import AlwaysOpen, calendar_of
 from kronos_stream.bars.tables import write_bars
 from kronos_stream.context.window import Window
 from kronos_stream.engine import loading
@@ -31,7 +31,7 @@ from kronos_stream.settings import (
 )
 from kronos_stream.wire.messages import Bar, Forecast
 from tests.engine.requests import tiny_pair
-from tests.samples import STEP_MS, bar
+from tests.samples import START_MS, STEP_MS, bar
 from tests.threads import threads
 
 LOOKBACK = 24
@@ -199,3 +199,28 @@ def test_threads_are_set_and_said(written: Written) -> None:
     with threads(torch.get_num_threads()):
         assert forecast_of(written(_series(40)), "AAA", settings).threads == 2
         assert torch.get_num_threads() == 2
+
+
+def test_bars_outside_the_sessions_are_left_out(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calendar = calendar_of("XNYS", STEP_MS)
+    times = [calendar.next_open(START_MS)]
+    while len(times) < 84:
+        times.append(calendar.next_open(times[-1]))
+    series = [
+        msgspec.structs.replace(one, open_time=time, close_time=time + STEP_MS)
+        for one, time in zip(_series(84), times, strict=True)
+    ]
+    closed = [t + STEP_MS for t in times if not calendar.is_open(t + STEP_MS)]
+    assert closed
+    after = [
+        msgspec.structs.replace(series[0], open_time=t, close_time=t + STEP_MS) for t in closed
+    ]
+    settings = msgspec.structs.replace(_settings(), bars=BarsSettings(calendar="XNYS"))
+    alone = forecast_of(written(series), "AAA", settings)
+    assert capsys.readouterr().err == ""
+    made = forecast_of(written([*series, *after]), "AAA", settings)
+    assert comparable(made) == comparable(alone)
+    told = f"{len(after)} of {84 + len(after)} bars lie outside the sessions of XNYS"
+    assert told in capsys.readouterr().err

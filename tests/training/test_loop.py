@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from kronos_stream.training.settings import Optimisation, Running
 from kronos_stream.training.shapes import model_config, tokenizer_config
 from kronos_stream.training.windows import Windows, split_in_time
 from tests.threads import threads
-from tests.training.markets import TINY, WINDOW, bank_of, frame, sampling, settings, write
+from tests.training.markets import TINY, WINDOW, bank_of, frame, settings, write
 
 SILENT = Shown(None, "", done=0, total=0)
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -207,18 +208,6 @@ def test_another_runs_state_is_refused(make: Make, changes: dict[str, Any], mess
         make(**changes)
 
 
-def test_a_state_of_before_there_was_a_flag_is_taken_up(make: Make, tmp_path: Path) -> None:
-    make().run(SILENT)
-    path = tmp_path / "out" / "state.pt"
-    whole = torch.load(path, weights_only=True)
-    settings = json.loads(whole["settings"])
-    assert settings.pop("--mirror") == 0
-    torch.save(whole | {"settings": json.dumps(settings)}, path)
-    assert make().progress.step == 12
-    with pytest.raises(SettingsError, match=r"--mirror: .* begun with 0\.0, got 0\.5"):
-        make(sampling=sampling(mirror=0.5))
-
-
 def test_a_kill_while_a_checkpoint_is_written_is_got_over(make: Make, tmp_path: Path) -> None:
     for name in (".best.tmp", ".last.tmp"):
         (tmp_path / "out" / name).mkdir(parents=True)
@@ -355,6 +344,25 @@ def test_shown_as_lines_or_as_a_bar() -> None:
     shown.close()
     assert "4/10" in terminal.getvalue()
     assert "model 3/10 validation  loss 1.7" in terminal.getvalue()
+
+
+def test_a_narrow_terminal_keeps_the_bar_and_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    shown = Shown(terminal, "tokenizer", done=0, total=12_000)
+    shown.values(20, "train", {f"a_long_name_{n}": 1.5 for n in range(9)})
+    shown.step(4_321)
+    shown.close()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).rstrip().rpartition("\r")[2]
+    assert last.startswith("tokenizer ")
+    assert " 4321/12000 " in last
+    assert "a_long_name_0 1.5" in last
+    assert len(last) <= 80
 
 
 def test_tensorboard_reads_what_a_killed_and_resumed_run_wrote(

@@ -13,7 +13,7 @@ from kronos_stream.engine.anchors import anchor_of
 from kronos_stream.errors import InputError
 from kronos_stream.model.features import scale_of
 from kronos_stream.training.segments import Bank
-from kronos_stream.training.windows import Windows, mirrored, normalised, split_in_time
+from kronos_stream.training.windows import Windows, normalised, split_in_time
 from tests.samples import SPEC, STEP_MS
 from tests.training.markets import WINDOW, bank_of, frame, sampling, write
 
@@ -184,37 +184,3 @@ def test_too_little_for_a_part(bank: Bank) -> None:
         split_in_time(bank, sampling(validation_share=0.05), WINDOW)
     with pytest.raises(InputError, match="is left for training"):
         split_in_time(bank, sampling(validation_share=0.9), WINDOW)
-
-
-def test_a_mirrored_window_is_that_of_reflected_prices(bank: Bank) -> None:
-    windows = Windows(bank, bank.spans, sampling())
-    values = bank.values[windows.located(everywhere(windows)).rows].astype(np.float64)
-    level = values[:, :1, 3:4]
-    reflected = values.copy()
-    reflected[..., :4] = 2 * level - values[..., [0, 2, 1, 3]]
-    split = np.full(len(values), 20)
-    z, turned = (normalised(v, split)[0] for v in (values, reflected))
-    np.testing.assert_allclose(mirrored(z), turned, atol=2e-5)
-    np.testing.assert_array_equal(mirrored(mirrored(z)), z)
-
-
-def test_mirrored_windows_are_drawn_as_often_as_asked(bank: Bank) -> None:
-    plain, all_turned, some = (
-        Windows(bank, bank.spans, sampling(mirror=share)) for share in (0.0, 1.0, 0.25)
-    )
-    a, b, c = (w.draw(200, np.random.default_rng(3)) for w in (plain, all_turned, some))
-    np.testing.assert_array_equal(b.z, mirrored(a.z))
-    np.testing.assert_array_equal(b.stamps, a.stamps)
-    np.testing.assert_array_equal(b.weights, a.weights)
-    turned = (c.z != a.z).any(axis=(1, 2))
-    assert 0.15 < turned.mean() < 0.35
-    np.testing.assert_array_equal(c.z[turned], b.z[turned])
-
-
-def test_validation_windows_are_never_mirrored(bank: Bank) -> None:
-    plain, turned = (Windows(bank, bank.spans, sampling(mirror=share)) for share in (0.0, 1.0))
-    for a, b in zip(
-        *(w.fixed(9, np.random.default_rng(5), batch=4, part=0, parts=1) for w in (plain, turned)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a.z, b.z)
