@@ -9,7 +9,8 @@ float32, for the same kernels as ever. A CPU that has no products in bfloat16 ro
 it and multiplies in float32.
 """
 
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ _mkldnn = torch.ops.mkldnn
 
 MIN_ROWS: Final = 8
 """oneDNN's products of fewer rows may take another kernel, with other bits: they are padded."""
+TILED_ROWS: Final = 64
+"""With AMX oneDNN sums in an order that depends on the number of rows: it always gets so many."""
 
 
 class Product(Protocol):
@@ -98,6 +101,7 @@ class _OneDnn:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = _mkldnn._reorder_linear_weight(weight), bias
+        self._tiled = _is_tiled(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._one("none", x)
@@ -112,14 +116,24 @@ class _OneDnn:
         return self._two("add", x, other)
 
     def _one(self, what: str, x: Tensor) -> Tensor:
-        out: Any = _mkldnn._linear_pointwise(_padded(x), self._weight, self._bias, what, [], "")
-        return out[: len(x)]  # type: ignore[no-any-return]
+        parts = [
+            _mkldnn._linear_pointwise(part, self._weight, self._bias, what, [], "")
+            for part in self._parts(x)
+        ]
+        return _together(parts)[: len(x)]
 
     def _two(self, what: str, x: Tensor, other: Tensor) -> Tensor:
-        out: Any = _mkldnn._linear_pointwise.binary(
-            _padded(x), _padded(other), self._weight, self._bias, what
-        )
-        return out[: len(x)]  # type: ignore[no-any-return]
+        parts = [
+            _mkldnn._linear_pointwise.binary(*pair, self._weight, self._bias, what)
+            for pair in zip(self._parts(x), self._parts(other), strict=True)
+        ]
+        return _together(parts)[: len(x)]
+
+    def _parts(self, x: Tensor) -> Sequence[Tensor]:
+        """What oneDNN is given at once: all rows, or blocks of TILED_ROWS."""
+        if not self._tiled:
+            return (_padded(x, MIN_ROWS),)
+        return torch.split(_padded(x, -(-len(x) // TILED_ROWS) * TILED_ROWS), TILED_ROWS)
 
 
 class _Rounding:
@@ -138,8 +152,12 @@ class _Rounding:
 def _compiled(weight: Tensor) -> native.Kernels | None:
     """The kernels, if products by it are theirs. AMX multiplies bfloat16 faster than what they use:
     that is oneDNN's."""
-    tiles = weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return None if tiles else native.reading(weight)
+    return None if _is_tiled(weight) else native.reading(weight)
+
+
+def _is_tiled(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by it with AMX."""
+    return weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 def _of_torch(weight: Tensor, bias: Tensor | None) -> _OneDnn | _Plain:
@@ -169,7 +187,10 @@ def _joined(parts: list[Tensor], dtype: torch.dtype, device: torch.device) -> Te
     return whole if multiplies(dtype, device) else whole.float()
 
 
-def _padded(x: Tensor) -> Tensor:
-    """At least MIN_ROWS rows."""
-    missing = MIN_ROWS - len(x)
-    return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
+def _padded(x: Tensor, rows: int) -> Tensor:
+    """At least so many rows."""
+    return F.pad(x, (0, 0, 0, rows - len(x))) if len(x) < rows else x
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -47,8 +47,10 @@ def multiplying_in_bfloat16(*, tiles: bool = False) -> Iterator[None]:
     """As on a CPU that has bfloat16: by the compiled kernels if these are chosen, else, or where it
     has `tiles`, by oneDNN, or by torch where it cannot."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-        if found := native.available():
+        found = native.available()
+        if found or tiles:
+            patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+        if found:
             patch.setattr(found, "dtypes", (torch.float32, torch.bfloat16))
         if not linear.multiplies(torch.bfloat16, torch.device("cpu")):
             patch.setattr(linear, "multiplies", lambda dtype, device: True)
