@@ -266,8 +266,12 @@ def test_times_without_an_origin_are_not_drawn(
 
 
 def test_what_a_model_was_trained_on_is_told(
-    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bars: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
     model = tmp_path / "run" / "best"
     model.mkdir(parents=True)
     for until, told in ((START_MS + 900 * STEP_MS, True), (START_MS, False)):
@@ -295,7 +299,10 @@ def test_contexts_that_give_no_forecast_are_passed_over(
 
 
 def test_what_cannot_be_written_at_the_end_is_one_line(
-    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bars: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "o" / "fans.png").mkdir(parents=True)
     full = tmp_path / "full.csv"
@@ -305,6 +312,7 @@ def test_what_cannot_be_written_at_the_end_is_one_line(
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith("fans.png: cannot be written: Is a directory")
     assert (tmp_path / "o" / "report.md").exists()
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
     assert main([*words, "--out", str(tmp_path / "p"), "--forecasts", str(full)]) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].endswith("full.csv: cannot be written: No space left on device")
