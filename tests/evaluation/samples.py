@@ -15,6 +15,8 @@ from tests.engine.requests import spec as engine_spec
 from tests.samples import START_MS, STEP_MS
 
 CALENDAR = AlwaysOpen(STEP_MS)
+SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
+"""Flags of a forecast that the tiny model's context holds."""
 
 
 def spec(**changes: object) -> ForecastSpec:

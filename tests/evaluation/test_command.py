@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kronos_stream.bars.tables import read_bars
 from kronos_stream.cli import main
 from kronos_stream.engine import loading
 from kronos_stream.evaluation import command, extra, run
@@ -21,22 +19,9 @@ from tests.engine.requests import tiny_pair
 from tests.samples import START_MS, STEP_MS
 from tests.threads import threads
 
-from .samples import CALENDAR, perturbed, series_of, write_series
+from .samples import CALENDAR, SMALL, perturbed, series_of, write_series
 
-SMALL = ["--lookback", "24", "--horizon", "4", "--paths", "6", "--seed", "7"]
-
-
-@pytest.fixture(autouse=True)
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(loading, "load_pair", lambda *args, **options: tiny_pair())
-    with threads(1):
-        yield
-
-
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bars")
-    return write_series(folder, series_of("AAA", 900), series_of("BBB", 900, without=(700,)))
+pytestmark = pytest.mark.usefixtures("tiny_model")
 
 
 def evaluate(bars: Path, out: Path, *more: str) -> dict[str, Any]:
@@ -222,36 +207,6 @@ def test_what_else_lies_in_a_folder_is_not_read(bars: Path, tmp_path: Path) -> N
     assert (read.symbol, len(read.places)) == ("AAA", 900)
 
 
-@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_synthetic_bars_are_possible_ones_that_can_be_read(
-    bars: Path, tmp_path: Path, ending: str
-) -> None:
-    out = tmp_path / f"made.{ending}"
-    words = ["generate", *SMALL, "--bars", str(bars), "--count", "10", "--out", str(out)]
-    assert main(words) == 0
-    made = read_bars(out, "5m")
-    assert len(made) == 10
-    assert {name.split("#")[0] for name in made} == {"AAA", "BBB"}
-    for series in made.values():
-        assert len(series) == 4
-        for one in series:
-            assert one.low <= min(one.open, one.close) <= max(one.open, one.close) <= one.high
-            assert one.volume >= 0
-    again = tmp_path / f"again.{ending}"
-    assert main([*words[:-1], str(again)]) == 0
-    assert again.read_bytes() == out.read_bytes()
-
-
-def test_few_contexts_are_continued_more_than_once(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "short", series_of("AAA", 26))
-    out = tmp_path / "made.csv"
-    words = ["generate", *SMALL, "--bars", str(folder), "--count", "5", "--out", str(out)]
-    assert main(words) == 0
-    frame = pd.read_csv(out)
-    assert frame["series"].nunique() == 5
-    assert frame.groupby("series")["open_time"].min().nunique() == 2
-
-
 def test_times_without_an_origin_are_not_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,23 +234,6 @@ def test_what_a_model_was_trained_on_is_told(
         words = ["--symbol", "AAA", "--origins", "4", "--model", str(model)]
         evaluate(bars, tmp_path / "o", *words)
         assert ("--since: expected 2025-01-04T03:00 or later" in capsys.readouterr().err) == told
-
-
-def test_contexts_that_give_no_forecast_are_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    half, other = series_of("AAA", 300), series_of("BBB", 300)
-    still = half.values.copy()
-    still[150:] = still[150]
-    folder = write_series(tmp_path / "half", half._replace(values=still), other)
-    out = tmp_path / "made.csv"
-    words = ["generate", *SMALL, "--bars", str(folder), "--count", "60", "--out", str(out)]
-    assert main(words) == 0
-    sources = pd.read_csv(out).groupby("series")["source"].first().value_counts()
-    assert sources.sum() == 60
-    assert 15 < sources["AAA"] < sources["BBB"]
-    assert "60 series in" in (said := capsys.readouterr().err)
-    assert "contexts passed over: flat_anchor" in said
 
 
 def test_what_cannot_be_written_at_the_end_is_one_line(
