@@ -129,12 +129,14 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
         if "bars" in stages:
             await _first(tasks, bars_service.ready.wait())
         if "feed" in stages:
+            calendars = _calendars(settings)
             feed = FeedService(
                 settings,
                 broker,
                 kind=settings.feed.kind or "kafka",
                 read_history=functools.partial(_read_history, settings),
                 history_bars=history_bars,
+                exists=lambda symbol, open_time: calendars(symbol).is_open(open_time),
                 bars_limit=bars,
                 backpressure=backpressure,
             )

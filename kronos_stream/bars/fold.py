@@ -130,9 +130,7 @@ class PartitionFold:
                     if after is None
                     else max(self.next_open, after + self._interval_ms)
                 )
-                if symbol.calendar is not None and not symbol.calendar.is_open(next_):
-                    next_ = symbol.calendar.next_open(next_)
-                due.append(next_)
+                due.append(symbol.existing(next_))
         if self.watermark is None or not due:
             return None
         return min(due) + self._interval_ms + self._bars.grace_ms
@@ -278,14 +276,15 @@ class PartitionFold:
         outputs: list[Output] = []
         horizon = self._horizon(time)
         while self.next_open < horizon:
-            open_times = [o for s in self._symbols.values() for o in s.open]
-            if not any(self._is_filling(s) for s in self._symbols.values()):
-                # Nothing happens before the next interval with trades, however far it lies.
-                self.next_open = min([*open_times, horizon])
-                if self.next_open == horizon:
-                    break
-            self._close(self.next_open, outputs)
-            self.next_open += self._interval_ms
+            # Nothing happens before the next interval with trades or to be filled, however far
+            # it lies: a weekend of a thousand symbols is one step.
+            due = [o for s in self._symbols.values() for o in s.open]
+            filling = {s.calendar: s for s in self._symbols.values() if self._is_filling(s)}
+            due += [symbol.existing(self.next_open) for symbol in filling.values()]
+            self.next_open = min([*due, horizon])
+            if self.next_open < horizon:
+                self._close(self.next_open, outputs)
+                self.next_open += self._interval_ms
         return outputs
 
     def _horizon(self, watermark: int) -> int:

@@ -15,6 +15,8 @@ log = structlog.get_logger()
 
 REACHES_MS: Final = (DAY_MS, 8 * DAY_MS)
 """How far back a listed symbol is looked for, after the first window and before all."""
+LONGEST_CLOSURE_MS: Final = 35 * DAY_MS
+"""Exchanges are not closed for longer."""
 
 
 async def last_published(
@@ -24,13 +26,14 @@ async def last_published(
     watermark: int | None,
     interval_ms: int,
     expected: Collection[str] | None,
+    sessions: bool,
 ) -> dict[str, Bar]:
     """The newest live bar (made from ticks, revision 0) of each symbol in one bars partition.
 
     Reads from two intervals before `watermark` (ms; None: from the beginning) to the end, then
     further back, in steps, for the symbols in `expected` that were not found: those silent for
-    long, or new. With `expected` None (every symbol that is seen) the search ends after 8 days,
-    which is more than the ticks topic keeps.
+    long, or new. With `expected` None (every symbol that is seen) the search ends after 8 days, or
+    with `sessions`, where a market may have been closed, after LONGEST_CLOSURE_MS.
     """
     topic = broker.topics.bars
     begin = (await broker.begin_offsets(topic, [partition]))[partition]
@@ -38,7 +41,11 @@ async def last_published(
     found: dict[str, Bar] = {}
     reaches: list[int | None] = [None]
     if watermark is not None:
-        reaches = [2 * interval_ms, *REACHES_MS, *([] if expected is None else [None])]
+        reaches = [2 * interval_ms, *REACHES_MS]
+        if expected is not None:
+            reaches.append(None)
+        elif sessions:
+            reaches.append(LONGEST_CLOSURE_MS)
     for reach in reaches:
         start = begin
         if reach is not None and watermark is not None:

@@ -27,6 +27,7 @@ from ..wire.messages import SCHEMAS, Bar, Marker
 from ..wire.partitioning import partition_of
 from ..wire.topics import group_name
 from .batches import BatchFold
+from .calendar import ALWAYS
 from .dead_letters import DeadLetters
 from .fold import BarOut, BarsConfig, LateOut, Output, PartitionFold, Restored
 from .published import last_published
@@ -214,6 +215,7 @@ class BarsService:
             watermark=metadata.w,
             interval_ms=self._interval_ms,
             expected=mine if by_rule else None,
+            sessions=bool(settings.bars.symbol_calendars) or settings.bars.calendar != ALWAYS,
         )
         fold = PartitionFold(
             config=BarsConfig.of(settings.bars),

@@ -42,6 +42,12 @@ class SymbolState:
         """Whether the interval is one of the symbol's calendar."""
         return self.calendar is None or self.calendar.is_open(open_time)
 
+    def existing(self, open_time: int) -> int:
+        """The first interval of the symbol's calendar from this one on."""
+        if self.calendar is None or self.calendar.is_open(open_time):
+            return open_time
+        return self.calendar.next_open(open_time)
+
     def follow_id(self, trade_id: int, time: int, interval_ms: int) -> bool:
         """Whether the exchange began to count anew: a lower id more than an interval later. Which
         ids were seen is remembered by each open bar: a replayed tick belongs to the same bar

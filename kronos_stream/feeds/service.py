@@ -7,6 +7,7 @@ after it, unless on request. So which bars are whole does not hang on speed or p
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -45,10 +46,10 @@ YIELD_EVERY: Final = 200
 
 
 class _Held(NamedTuple):
-    """What the bars topic holds of one symbol: its first open time (ms), and any history."""
+    """What the bars topic holds of one symbol, open times in ms; None: nothing of the kind."""
 
-    first_open_time: int
-    history: bool
+    first_live: int | None = None
+    last_history: int | None = None
 
 
 class FeedService:
@@ -62,18 +63,21 @@ class FeedService:
         kind: str,
         read_history: Reader,
         history_bars: int,
+        exists: Callable[[str, int], bool] = lambda symbol, open_time: True,
         bars_limit: int | None = None,
         backpressure: Backpressure | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`history_bars` is how many bars of history a cold symbol gets; `bars_limit` ends the
-        feed after so many closes."""
+        """`history_bars` is how many bars of history a cold symbol gets, `exists` says whether an
+        interval is one of a symbol's calendar; `bars_limit` ends the feed after so many closes of
+        intervals that some listed symbol has."""
         self._settings = settings
         self._broker = broker
         self._kind = kind
         self._read_history = read_history
         self._history_bars = history_bars
+        self._exists = exists
         self._bars_limit = bars_limit
         self._backpressure = backpressure
         self._monotonic = monotonic
@@ -166,8 +170,9 @@ class FeedService:
         self, symbols: tuple[str, ...], *, before: int | None, simulated: SimulatedFeed | None
     ) -> None:
         """Bars of the cold symbols, those without history in the bars topic: up to the first bar
-        that is there. The simulated market's ends where its ticks begin, so it makes none once
-        there is any bar."""
+        that is there. History after which no bar was made yet is completed: a feed may have been
+        killed while it wrote it. The simulated market's ends where its ticks begin, so it makes
+        none once there is any bar."""
         file = self._settings.feed.history
         files = history_files(file, symbols) if file else {}
         for symbol in symbols if file else ():
@@ -177,20 +182,25 @@ class FeedService:
             return
         held = await self._held(symbols, until_history=files)
         for symbol in symbols:
-            there = held.get(symbol)
-            if there is not None and (there.history or symbol not in files):
+            there = held.get(symbol, _Held())
+            if symbol not in files and there != _Held():
+                continue
+            if there.first_live is not None and there.last_history is not None:
                 continue
             made: list[Bar] = []
             if symbol in files:
                 made = self._read_history(files[symbol], symbol)
             elif simulated is not None:
-                made = simulated.history(symbol, self._history_bars)
-            ends = [end for end in (before, there and there.first_open_time) if end is not None]
-            if there is not None:
-                telemetry.HISTORY_CLASHES.inc(
-                    sum(bar.open_time >= there.first_open_time for bar in made)
+                made = simulated.history(
+                    symbol, self._history_bars, functools.partial(self._exists, symbol)
                 )
+            ends = [end for end in (before, there.first_live) if end is not None]
+            if there.first_live is not None:
+                live = there.first_live
+                telemetry.HISTORY_CLASHES.inc(sum(bar.open_time >= live for bar in made))
             bars = as_history(made, before=min(ends, default=None), count=self._history_bars)
+            if (last := there.last_history) is not None:
+                bars = [bar for bar in bars if bar.open_time > last]
             await self._publish_history(bars)
         await self._publisher.flush()
 
@@ -217,7 +227,7 @@ class FeedService:
         self, symbols: tuple[str, ...], *, until_history: Collection[str]
     ) -> dict[str, _Held]:
         """What the bars topic holds of each symbol, read until every symbol has been seen, those
-        of `until_history` with a history bar."""
+        of `until_history` with history and a bar made from ticks."""
         topic = self._broker.topics.bars
         homes = {self._home(symbol) for symbol in symbols}
         begins = await self._broker.begin_offsets(topic, homes)
@@ -233,11 +243,14 @@ class FeedService:
                         bar = decode_bar(record.value, record.headers)
                     except (msgspec.ValidationError, msgspec.DecodeError):
                         continue
-                    seen = held.get(bar.symbol, _Held(bar.open_time, bar.history))
-                    held[bar.symbol] = _Held(
-                        min(seen.first_open_time, bar.open_time), seen.history or bar.history
-                    )
-                due -= {s for s, h in held.items() if h.history or s not in until_history}
+                    seen = held.get(bar.symbol, _Held())
+                    if bar.history:
+                        last = max(bar.open_time, seen.last_history or 0)
+                        held[bar.symbol] = seen._replace(last_history=last)
+                    else:
+                        first = min(bar.open_time, seen.first_live or bar.open_time)
+                        held[bar.symbol] = seen._replace(first_live=first)
+                due -= {s for s, h in held.items() if s not in until_history or None not in h}
                 if not due:
                     break
         return held
@@ -260,8 +273,10 @@ class FeedService:
                 if due == opens:
                     opens += self._interval_ms
                 if due == closes:
+                    closed = due - self._settings.bars.grace_ms - self._interval_ms
                     closes += self._interval_ms
-                    self._closed += 1
+                    listed = self._symbols or ("",)
+                    self._closed += any(self._exists(symbol, closed) for symbol in listed)
                     if self._bars_limit is not None and self._closed >= self._bars_limit:
                         return None
             await self._until(arrival.at)

@@ -1,17 +1,19 @@
 """The simulated feed: the market model's trades as ticks in virtual time, with history before."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from ..settings import FeedSettings
 from ..wire.ids import stable_int
-from ..wire.intervals import INTERVAL_MS
+from ..wire.intervals import DAY_MS, INTERVAL_MS
 from ..wire.messages import Bar, Tick
 from .market import MINUTE_MS, SymbolMarket
 
+YEAR_MS: Final = 366 * DAY_MS
 LATE_MS: Final = 15_000
 """A late tick arrives about this long after the bar that it belongs to is closed."""
 
@@ -59,16 +61,19 @@ class SimulatedFeed:
                 self._markets[symbol].price = earlier.price
                 self._last_ids[symbol] = earlier.last_id
 
-    def history(self, symbol: str, bars: int) -> list[Bar]:
-        """The `bars` bars before the first tick; the ticks go on from their last close. To be
-        called before `minutes`, once a symbol."""
+    def history(
+        self, symbol: str, bars: int, exists: Callable[[int], bool] = lambda open_time: True
+    ) -> list[Bar]:
+        """The `bars` bars before the first tick of which the interval exists, fewer where that
+        takes over a year; the ticks go on from their last close. To be called before `minutes`,
+        once a symbol."""
         minutes = self._interval_ms // MINUTE_MS
         market = self._markets[symbol]
         end = self.start_ms - self.start_ms % self._interval_ms
-        first = end - bars * self._interval_ms
+        before = range(end - self._interval_ms, end - YEAR_MS, -self._interval_ms)
+        open_times = list(islice(filter(exists, before), bars))
         made: list[Bar] = []
-        for i in range(bars):
-            open_time = first + i * self._interval_ms
+        for open_time in reversed(open_times):
             candle = market.bar(open_time // MINUTE_MS, minutes)
             made.append(
                 Bar(

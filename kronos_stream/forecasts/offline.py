@@ -59,6 +59,8 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
             f"{calendar_name} and are left out",
             file=sys.stderr,
         )
+    if not series:
+        raise InputError(f"{bars}: {symbol}: no bar lies in the sessions of {calendar_name}")
     pair = load(settings.model)
     spec = resolve_spec(settings, pair[0].max_context, calendar_name)
     engine = Engine(*pair, spec, device=settings.model.device)

@@ -1,5 +1,7 @@
 """What is read back of the bars topic."""
 
+import pytest
+
 from kronos_stream.bars.published import last_published
 from kronos_stream.wire.codecs import encode
 from kronos_stream.wire.intervals import DAY_MS, INTERVAL_MS
@@ -41,13 +43,20 @@ class CountingBroker(FakeBroker):
         return super().read(topic, partition, start, end)
 
 
-async def _last(broker: FakeBroker, watermark: int | None, expected: set[str] | None) -> dict:
+async def _last(
+    broker: FakeBroker,
+    watermark: int | None,
+    expected: set[str] | None,
+    *,
+    sessions: bool = False,
+) -> dict:
     found = await last_published(
         broker,  # type: ignore[arg-type]
         1,
         watermark=watermark,
         interval_ms=STEP,
         expected=expected,
+        sessions=sessions,
     )
     return {symbol: bar.open_time for symbol, bar in found.items()}
 
@@ -94,3 +103,14 @@ async def test_with_every_symbol_taken_the_search_ends_after_eight_days() -> Non
     _put(broker, _bar("OLD", T0), _bar("WEEK", T0 + 95 * DAY_MS), _bar("A", T0 + 100 * DAY_MS))
     assert set(await _last(broker, T0 + 100 * DAY_MS, None)) == {"A", "WEEK"}
     assert set(await _last(broker, None, None)) == {"A", "WEEK", "OLD"}
+
+
+@pytest.mark.parametrize("days", [9, 34])
+async def test_after_a_long_closure_every_symbol_is_found(days: int) -> None:
+    """Else its first bar after the holidays would be taken for its first one ever."""
+    broker = FakeBroker()
+    _put(broker, _bar("A", T0))
+    watermark = T0 + days * DAY_MS
+    assert await _last(broker, watermark, None, sessions=True) == {"A": T0}
+    assert await _last(broker, watermark, None) == {}
+    assert await _last(broker, watermark, {"A"}) == {"A": T0}

@@ -290,6 +290,51 @@ async def test_history_from_a_file(tmp_path: Path) -> None:
     assert msgspec.structs.replace(history[-1], history=False, prev_open_time=None) == made[-1]
 
 
+async def test_history_that_a_killed_feed_left_in_pieces_is_completed(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT.csv").write_text("")
+    made = [bar("BTCUSDT", i) for i in range(-30, 0)]
+    broker = FakeBroker(FakeCluster(partitions=2))
+    topic = broker.topics.bars
+
+    async def run() -> list[Record]:
+        history = {"history": str(tmp_path), "read_history": lambda path, symbol: made}
+        await service(broker, Clock(), kind="kafka", **history).run()
+        return broker.cluster.records(topic)
+
+    whole = await run()
+    assert await run() == whole
+    broker = FakeBroker(FakeCluster(partitions=2))
+    for record in whole[:7]:
+        broker.cluster.append(
+            topic, record.value, partition=record.partition, key=record.key, headers=record.headers
+        )
+    assert [r.value for r in await run()] == [r.value for r in whole]
+    # With a bar made from ticks behind it, it is what its contexts were made of.
+    broker = FakeBroker(FakeCluster(partitions=2))
+    live = msgspec.structs.replace(bar("BTCUSDT", 0))
+    value, headers = encode(live, "json")
+    for record in whole[:7]:
+        broker.cluster.append(
+            topic, record.value, partition=record.partition, key=record.key, headers=record.headers
+        )
+    broker.cluster.append(
+        topic, value, partition=whole[0].partition, key=whole[0].key, headers=headers
+    )
+    assert len(await run()) == 8
+
+
+async def test_bars_are_counted_where_there_is_an_interval() -> None:
+    broker = FakeBroker(FakeCluster(partitions=1))
+    clock = Clock()
+    feed = service(broker, clock, bars=2)
+    feed._exists = lambda symbol, open_time: open_time // 300_000 % 4 == 0
+    await feed.run()
+    _, markers = split(broker.cluster.records(broker.topics.ticks))
+    closes = max(m.marker_time for m in markers) - 300_000 - BarsSettings().grace_ms
+    assert closes // 300_000 % 4 == 0
+    assert closes - min(m.marker_time for m in markers) >= 4 * 300_000
+
+
 async def test_history_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"feed\.history"):
         await service(FakeBroker(), Clock(), kind="kafka", history="/no/such").run()

@@ -224,3 +224,10 @@ def test_bars_outside_the_sessions_are_left_out(
     assert comparable(made) == comparable(alone)
     told = f"{len(after)} of {84 + len(after)} bars lie outside the sessions of XNYS"
     assert told in capsys.readouterr().err
+
+
+def test_bars_all_of_which_lie_outside_the_sessions_are_told(written: Written) -> None:
+    settings = msgspec.structs.replace(_settings(), bars=BarsSettings(calendar="XNYS"))
+    # New Year's Day.
+    with pytest.raises(InputError, match="AAA: no bar lies in the sessions of XNYS"):
+        forecast_of(written(_series(40)), "AAA", settings)
