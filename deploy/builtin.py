@@ -18,6 +18,7 @@ import torch
 from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.catalog import BUILTIN_FOLDER
 from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
+from kronos_stream.training.segments import bars_files
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
 PACK_BYTES: Final = 30_000_000
@@ -78,7 +79,7 @@ def main() -> int:
     )
     a = parser.parse_args()
     if a.pack:
-        return _pack(a.bars, a.pack)
+        return _pack(bars_files([a.bars]), a.pack)
     recipe = RECIPES[a.recipe]
     changes: tuple[str, ...] = ("--device", a.device) if a.device else ()
     if a.steps:
@@ -109,9 +110,8 @@ def _round(cls: type[Checkpointed], best: Path, out: Path) -> None:
     print(json.dumps({"part": str(out), "mb": round(size / 1e6, 2)}))
 
 
-def _pack(bars: Path, out: Path) -> int:
-    """Files evenly through the folder's names, as many as PACK_BYTES hold."""
-    files = sorted(path for path in bars.iterdir() if path.is_file())
+def _pack(files: list[Path], out: Path) -> int:
+    """Files evenly through their names, as many as PACK_BYTES hold; 1 where that is none."""
     for count in range(len(files), -1, -1):
         chosen = [files[len(files) * k // count] for k in range(count)]
         size = sum(path.stat().st_size for path in chosen)
@@ -121,7 +121,7 @@ def _pack(bars: Path, out: Path) -> int:
     for path in chosen:
         shutil.copy2(path, out)
     print(json.dumps({"files": count, "mb": round(size / 1e6, 2)}))
-    return 0
+    return 0 if count else 1
 
 
 if __name__ == "__main__":

@@ -206,9 +206,10 @@ def check_bars(paths: Iterable[Path]) -> None:
 
 
 def time_ms(flag: str, text: str | None) -> int:
-    """Milliseconds, UTC. 20250131 is a day, not a moment of 1970."""
-    if text is not None and text.isascii() and text.isdigit() and int(text) >= MS_FROM:
-        return int(text)
+    """Milliseconds, UTC. 20250131 is a day, 2025 nothing: neither is a moment of 1970."""
+    digits = text is not None and text.isascii() and text.isdigit()
+    if digits and (int(text or "") >= MS_FROM or int(text or "") == 0):
+        return int(text or "")
     try:
         when = datetime.fromisoformat(text or "")
     except ValueError:

@@ -99,7 +99,7 @@ def write_rows(path: str | Path, rows: Sequence[dict[str, Any]], columns: list[s
     import pandas as pd
 
     path = Path(path)
-    check_ending(path)
+    _check_name(path)
     if path.suffix == ".jsonl":
         with writing(path):
             path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
@@ -130,17 +130,23 @@ def writing(path: Path) -> Iterator[None]:
 def check_ending(path: str | Path) -> None:
     """InputError unless a table can be written to that name: nothing is computed in vain."""
     path = Path(path)
+    _check_name(path)
+    with writing(path):
+        new = not path.exists()
+        # A pipe's reader would take the first end for the last.
+        if new or path.is_file():
+            path.open("ab").close()
+        if new:
+            path.resolve().unlink()
+
+
+def _check_name(path: Path) -> None:
     if path.suffix not in ENDINGS:
         raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
     with writing(path):
         folder = path.absolute().parent.is_dir()
     if not folder:
         raise InputError(f"{path}: expected an existing folder, {path.parent} is none")
-    with writing(path):
-        new = not os.path.lexists(path)
-        path.open("ab").close()
-        if new:
-            path.unlink()
 
 
 def symbol_of(path: Path) -> str:

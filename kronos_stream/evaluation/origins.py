@@ -6,7 +6,8 @@ grid time only where bars are missing: whatever cleaning suits the training of a
 prices, later ones too, and would choose.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -95,25 +96,48 @@ def spread(
     context: int,
     horizon: int,
     count: int,
+    fits: Callable[[int, int], bool] = lambda number, row: True,
     since: int | None = None,
     until: int | None = None,
 ) -> list[Origin]:
     """At most `count` of all intervals that could be an origin, by time: as many of each symbol,
-    evenly over the time of each; what one symbol lacks is the others'. The rest as `lay_grid`."""
+    evenly over the time of each; what one symbol lacks is the others'. Rows of a series (by
+    number) that do not fit are passed over; none may be left. The rest as `lay_grid`."""
     every, codes = _possible(series, calendar, context, horizon, since=since, until=until)
     usable = [np.flatnonzero(of_symbol == 0) for of_symbol in codes]
-    chosen: list[Origin] = []
-    # Those that have least come first, and leave what they lack.
-    for place, number in enumerate(sorted(range(len(series)), key=lambda n: len(usable[n]))):
-        times = usable[number]
-        share = min(len(times), -(-(count - len(chosen)) // (len(series) - place)))
-        # The middle of each of `share` equal parts.
-        times = times[(np.arange(share) * 2 + 1) * len(times) // (2 * max(share, 1))]
-        rows = np.searchsorted(series[number].open_times, every[times])
-        chosen += [Origin(number, *at) for at in zip(times.tolist(), rows.tolist(), strict=True)]
-    if not chosen:
+    if not any(map(len, usable)):
         raise _none(series[0].interval, codes, context, horizon)
-    return sorted(chosen, key=lambda origin: (origin.time, origin.series))
+    rows = [np.searchsorted(one.open_times, every) for one in series]
+    while True:
+        chosen: list[Origin] = []
+        exhausted = False
+        # Those that have least come first, and leave what they lack.
+        for place, number in enumerate(sorted(range(len(series)), key=lambda n: len(usable[n]))):
+            share = -(-(count - len(chosen)) // (len(series) - place))
+            fitting = _fitting(usable[number], share, rows[number], partial(fits, number))
+            if len(fitting) < min(share, len(usable[number])):
+                usable[number], exhausted = fitting, True
+            chosen += [Origin(number, t, int(rows[number][t])) for t in fitting.tolist()]
+        if len(chosen) >= count or not exhausted:
+            return sorted(chosen, key=lambda origin: (origin.time, origin.series))
+
+
+def _fitting(
+    times: NDArray[np.int64], share: int, rows: NDArray[np.int64], fits: Callable[[int], bool]
+) -> NDArray[np.int64]:
+    """`share` of the times evenly, of those whose row fits; fewer where no more do."""
+    wanted = share
+    while True:
+        looked = _evenly(times, min(wanted, len(times)))
+        fitting = looked[[fits(row) for row in rows[looked].tolist()]]
+        if len(fitting) >= share or len(looked) == len(times):
+            return _evenly(fitting, min(share, len(fitting)))
+        wanted *= 2
+
+
+def _evenly(times: NDArray[np.int64], share: int) -> NDArray[np.int64]:
+    """The middle of each of `share` equal parts."""
+    return times[(np.arange(share) * 2 + 1) * len(times) // (2 * max(share, 1))]
 
 
 def _none(interval: str, codes: NDArray[np.int8], context: int, horizon: int) -> InputError:

@@ -29,7 +29,8 @@ def build_report(evaluated: Evaluated, *, model: str, seed: int) -> dict[str, An
     used, numbers = np.unique(evaluated.truth.time, return_inverse=True)
     evaluated = evaluated._replace(truth=evaluated.truth._replace(time=numbers))
     times = len(used)
-    block = block_length(times, spec.horizon, grid.stride * len(grid.times) / times)
+    apart = float(np.median(np.diff(used))) if times > 1 else 1.0
+    block = block_length(times, spec.horizon, apart * grid.stride)
     few = not enough(times, block)
     weights = None if few else draw_weights(times, block, seed)
     return {

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engine.spec import bars_needed
 from ..errors import InputError
+from ..model.catalog import BUILTIN
 from ..settings import Settings
 from ..wire.messages import ForecastSpec
 from .baselines import (
@@ -136,14 +137,17 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
 
 def _name_the_trained(model: str, first_origin: int, out: TextIO) -> None:
     """A checkpoint that lies in the folder of its run is judged after what it was trained on."""
+    if model == BUILTIN or not Path(model).is_dir():
+        return
     try:
-        until = int(json.loads((Path(model).parent / DATA).read_text())["train_until"])
+        told = (Path(model).resolve().parent / DATA).read_text()
+        until = int(json.loads(told)["train_until"])
     except (OSError, ValueError, TypeError, KeyError):
         return
     if first_origin < until:
         print(
-            f"--since: expected {minute(until)} or later, up to when {model} was trained (its "
-            f"{DATA}), the first origin is at {minute(first_origin)}",
+            f"{model} was trained on bars up to {minute(until)} (its {DATA}); the first origin is "
+            f"at {minute(first_origin)} (--since)",
             file=out,
         )
 

@@ -1,8 +1,7 @@
 """Synthetic K-lines: sampled futures of real contexts, as bars that any command can read."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
@@ -16,8 +15,8 @@ from ..errors import InputError
 from ..forecasts.record import following
 from ..settings import Settings
 from ..wire.messages import CHANNELS
-from .inputs import Opened, open_inputs
-from .origins import Origin, spread
+from .inputs import open_inputs
+from .origins import spread
 from .progress import progress
 from .sampler import Sampler, refusal
 
@@ -51,16 +50,27 @@ def generate_file(
     """
     check_ending(out)
     opened = open_inputs(settings, bars, symbols, say)
-    grid = partial(
-        spread,
+    passed: dict[tuple[int, int], str | None] = {}
+
+    def fits(number: int, row: int) -> bool:
+        if (number, row) not in passed:
+            passed[number, row] = refusal(opened.series[number], row, opened.spec)
+        return passed[number, row] is None
+
+    origins = spread(
         opened.series,
         opened.calendar,
         context=bars_needed(opened.spec),
         horizon=0,
+        count=count,
+        fits=fits,
         since=since,
         until=until,
     )
-    origins, refused = _contexts(opened, grid, count)
+    refused = dict(Counter(reason for reason in passed.values() if reason is not None))
+    if not origins:
+        told = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
+        raise InputError(f"bars: expected a context that gives a forecast, found none ({told})")
     each, more = divmod(count, len(origins))
     spec = msgspec.structs.replace(opened.spec, paths=each + (more > 0))
     sampler = Sampler(
@@ -82,30 +92,6 @@ def generate_file(
                 made += 1
     write_rows(out, rows, list(COLUMNS))
     return Generated(made, refused)
-
-
-def _contexts(
-    opened: Opened, grid: Callable[..., list[Origin]], count: int
-) -> tuple[list[Origin], dict[str, int]]:
-    """`count` origins of a grid at which there can be a forecast, fewer where there are not so
-    many, and how many of those looked at were left out and why."""
-    wanted = count
-    while True:
-        chosen = grid(count=wanted)
-        reasons = [refusal(opened.series[o.series], o.row, opened.spec) for o in chosen]
-        given = [origin for origin, reason in zip(chosen, reasons, strict=True) if reason is None]
-        if len(given) >= count or len(chosen) < wanted:
-            break
-        wanted = 2 * wanted
-    refused = dict(Counter(reason for reason in reasons if reason is not None))
-    if not given:
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(refused.items()))
-        raise InputError(f"bars: expected a context that gives a forecast, found none ({told})")
-    # As large a part of each symbol's, evenly over its time.
-    given.sort(key=lambda origin: (origin.series, origin.time))
-    kept = min(count, len(given))
-    evenly = [given[len(given) * k // kept] for k in range(kept)]
-    return sorted(evenly, key=lambda origin: (origin.time, origin.series)), refused
 
 
 def _candles(

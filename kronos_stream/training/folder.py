@@ -24,7 +24,7 @@ def held(out: Path) -> Iterator[None]:
             os.close(folder)
     except OSError as error:
         where = error.filename or out
-        raise InputError(f"--out: {where}: cannot be written: {error.strerror}") from error
+        raise InputError(f"--out: {where}: cannot be written: {error.strerror or error}") from error
     except SafetensorError as error:
         raise InputError(f"--out: {out}: cannot be written: {error}") from error
 
@@ -35,3 +35,5 @@ def _lock(folder: int, out: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"--out: {out}: another run is writing there") from None
+    except OSError:
+        return  # A file system without locks.

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import random
 import re
 from collections.abc import Callable
@@ -13,7 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kronos_stream.bars.tables import ENDINGS, read_bars, read_columns, write_bars, write_rows
+from kronos_stream.bars.tables import (
+    ENDINGS,
+    check_ending,
+    read_bars,
+    read_columns,
+    write_bars,
+    write_rows,
+)
 from kronos_stream.errors import InputError
 from kronos_stream.wire.messages import Bar
 from tests.samples import START_MS, STEP_MS, bar
@@ -262,6 +270,18 @@ def test_a_gzip_that_is_cut_or_damaged_is_told(table: Callable[..., Path], tmp_p
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"^[^\n]*AAA\.csv\.gz: cannot be read: [^\n]*$"):
             read_bars(path, "5m")
+
+
+def test_asking_whether_a_file_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    new, link, pipe, kept = (tmp_path / f"{name}.csv" for name in ("new", "link", "pipe", "kept"))
+    link.symlink_to(tmp_path / "target.csv")
+    os.mkfifo(pipe)
+    kept.write_text("kept")
+    before = sorted(tmp_path.iterdir())
+    for path in (new, link, pipe, kept):
+        check_ending(path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert kept.read_text() == "kept"
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -220,6 +220,17 @@ def test_times_without_an_origin_are_not_drawn(
     assert report["forecasters"]["kronos"]["pooled"][0]["interval_95"]["crps"] is not None
 
 
+def test_times_far_apart_do_not_make_neighbours_independent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unused times lie together, as before a symbol is listed: those used are neighbours."""
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    holed = series_of("AAA", 900, without=tuple(range(5, 800)))
+    report = evaluate(write_series(tmp_path / "holed", holed), tmp_path / "o", "--origins", "900")
+    assert report["bootstrap"]["block"] == 8
+    assert report["bootstrap"]["times"] == 72
+
+
 def test_what_a_model_was_trained_on_is_told(
     bars: Path,
     tmp_path: Path,
@@ -233,7 +244,7 @@ def test_what_a_model_was_trained_on_is_told(
         (tmp_path / "run" / "data.json").write_text(json.dumps({"train_until": until}))
         words = ["--symbol", "AAA", "--origins", "4", "--model", str(model)]
         evaluate(bars, tmp_path / "o", *words)
-        assert ("--since: expected 2025-01-04T03:00 or later" in capsys.readouterr().err) == told
+        assert ("was trained on bars up to 2025-01-04T03:00" in capsys.readouterr().err) == told
 
 
 def test_what_cannot_be_written_at_the_end_is_one_line(

@@ -65,3 +65,18 @@ def test_a_young_and_a_sparse_symbol_give_all_that_they_have() -> None:
 def test_no_context_at_all_is_told() -> None:
     with pytest.raises(InputError, match=r"expected 25 bars of 5m without a gap .* found none"):
         spread_over(5, series_of("AAA", 100, without=tuple(range(0, 100, 10))))
+
+
+def test_what_does_not_fit_is_passed_over_within_its_symbol() -> None:
+    pair = with_contexts("AAA", 400), with_contexts("BBB", 400)
+
+    def fits(number: int, row: int) -> bool:
+        return number == 1 or row >= 200 + CONTEXT - 1
+
+    def chosen(count: int) -> list[Origin]:
+        return spread(pair, CALENDAR, context=CONTEXT, horizon=0, count=count, fits=fits)
+
+    assert counts_of(chosen(100), 2) == [50, 50]
+    assert all(fits(o.series, o.row) for o in chosen(100))
+    assert counts_of(chosen(550), 2) == [200, 350]
+    assert counts_of(chosen(9_999), 2) == [200, 400]
