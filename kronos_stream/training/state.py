@@ -73,7 +73,7 @@ class State:
                 "anew"
             ) from error
         # In the order of `self._settings`: what differs as a consequence of a flag comes after it.
-        for name in (*self._settings, *(settings.keys() - self._settings.keys())):
+        for name in (*self._settings, *sorted(settings.keys() - self._settings.keys())):
             now, then = self._settings.get(name), settings.get(name)
             if now != then:
                 raise SettingsError(
