@@ -118,7 +118,8 @@ class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Virtual seconds per wall second; `inf` (flag: max) writes as fast as the stages take it."""
     seed: int = 7
     start_ms: NotNegative = 1_735_689_600_000
-    """Virtual time at which the simulated feed begins: 2025-01-01 00:00 UTC."""
+    """Virtual time at which the simulated feed begins: 2025-01-01 00:00 UTC. Where every market is
+    closed then, when the first one opens."""
     ticks_per_minute: Annotated[float, Meta(gt=0)] = 60.0
     """Mean rate of a simulated symbol; busy and quiet symbols lie a factor around it."""
     duplicates: Annotated[float, Meta(ge=0, lt=1)] = 0.0

@@ -29,7 +29,7 @@ from ..wire.partitioning import partition_of
 from .history import Reader, as_history, history_files
 from .pacing import Backpressure
 from .replay import ReplayFeed
-from .simulated import Arrival, SimulatedFeed
+from .simulated import YEAR_MS, Arrival, SimulatedFeed
 from .topic_end import topic_end
 
 log = structlog.get_logger()
@@ -120,6 +120,7 @@ class FeedService:
         if end.watermark is not None:
             start = max(start, end.watermark - end.watermark % 60_000 + 60_000)
             log.info("feed_continues", start_ms=start, symbols=len(end.symbols))
+        start = self._opening(start)
         simulated = SimulatedFeed(
             self._symbols,
             feed,
@@ -133,6 +134,16 @@ class FeedService:
             # The partition's time has reached the first interval: its bars are whole.
             await self._mark(start)
         await self._play(start, (a for _, minute in simulated.minutes() for a in minute))
+
+    def _is_open(self, open_time: int) -> bool:
+        """Whether the interval is one of some listed symbol's calendar."""
+        return any(self._exists(symbol, open_time) for symbol in self._symbols or ("",))
+
+    def _opening(self, start: int) -> int:
+        """`start` itself (ms), or where every market is closed then, when the first one opens."""
+        first = open_time_of(start, self._interval_ms)
+        times = range(first, first + YEAR_MS, self._interval_ms)
+        return max(start, next(filter(self._is_open, times), start))
 
     async def _replay(self) -> None:
         path = self._settings.feed.file
@@ -261,7 +272,8 @@ class FeedService:
         """Writes arrivals and markers in virtual time; answers the time of the last arrival, or
         None where `bars_limit` came before it."""
         opens = open_time_of(start, self._interval_ms) + self._interval_ms
-        closes = opens + self._settings.bars.grace_ms
+        grace_ms = self._settings.bars.grace_ms
+        closes = opens + grace_ms
         last: int | None = None
         self._zero = (self._monotonic(), start)
         if self._backpressure is not None and self._symbols:
@@ -273,10 +285,8 @@ class FeedService:
                 if due == opens:
                     opens += self._interval_ms
                 if due == closes:
-                    closed = due - self._settings.bars.grace_ms - self._interval_ms
                     closes += self._interval_ms
-                    listed = self._symbols or ("",)
-                    self._closed += any(self._exists(symbol, closed) for symbol in listed)
+                    self._closed += self._is_open(due - grace_ms - self._interval_ms)
                     if self._bars_limit is not None and self._closed >= self._bars_limit:
                         return None
             await self._until(arrival.at)

@@ -323,16 +323,27 @@ async def test_history_that_a_killed_feed_left_in_pieces_is_completed(tmp_path: 
     assert len(await run()) == 8
 
 
+async def test_the_simulated_market_opens_with_the_first_interval_that_exists() -> None:
+    broker = FakeBroker(FakeCluster(partitions=1))
+    opening = START_MS + 38 * 3_600_000
+    feed = service(broker, Clock(), bars=1)
+    feed._exists = lambda symbol, open_time: symbol == "ETHUSDT" and open_time >= opening
+    await feed.run()
+    ticks, markers = split(broker.cluster.records(broker.topics.ticks))
+    assert markers[0].marker_time == opening
+    assert opening <= min(t.time for t in ticks) < opening + STEP_MS
+
+
 async def test_bars_are_counted_where_there_is_an_interval() -> None:
     broker = FakeBroker(FakeCluster(partitions=1))
     clock = Clock()
     feed = service(broker, clock, bars=2)
-    feed._exists = lambda symbol, open_time: open_time // 300_000 % 4 == 0
+    feed._exists = lambda symbol, open_time: open_time // STEP_MS % 4 == 0
     await feed.run()
     _, markers = split(broker.cluster.records(broker.topics.ticks))
-    closes = max(m.marker_time for m in markers) - 300_000 - BarsSettings().grace_ms
-    assert closes // 300_000 % 4 == 0
-    assert closes - min(m.marker_time for m in markers) >= 4 * 300_000
+    begins = min(m.marker_time for m in markers)
+    last = max(m.marker_time for m in markers) - STEP_MS - BarsSettings().grace_ms
+    assert (begins // STEP_MS % 4, last - begins) == (0, 4 * STEP_MS)
 
 
 async def test_history_that_is_not_there_is_named() -> None:
