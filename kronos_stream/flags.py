@@ -12,7 +12,7 @@ import click
 
 from .errors import SettingsError
 from .settings_loading import Given, keys, load, unknown
-from .wire.foreign import MS_FROM
+from .wire.foreign import MS_FROM, MS_UNTIL
 
 Command = Callable[..., int]
 
@@ -207,9 +207,10 @@ def check_bars(paths: Iterable[Path]) -> None:
 
 def time_ms(flag: str, text: str | None) -> int:
     """Milliseconds, UTC. 20250131 is a day, 2025 nothing: neither is a moment of 1970."""
-    digits = text is not None and text.isascii() and text.isdigit()
-    if digits and (int(text or "") >= MS_FROM or int(text or "") == 0):
-        return int(text or "")
+    if text is not None and text.isascii() and text.isdigit() and len(text) < 16:
+        milliseconds = int(text)
+        if milliseconds == 0 or MS_FROM <= milliseconds < MS_UNTIL:
+            return milliseconds
     try:
         when = datetime.fromisoformat(text or "")
     except ValueError:

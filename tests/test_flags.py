@@ -23,9 +23,7 @@ def test_times(text: str, expected: int) -> None:
     assert time_ms("--since", text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "2025", "1735862400", "soon", "-5", "２０２５０１０３０"]
-)
+@pytest.mark.parametrize("text", [None, "", "2025", "1735862400", "soon", "-5", "9" * 5_000])
 def test_what_is_no_time_is_told(text: str | None) -> None:
     with pytest.raises(SettingsError, match=r"--since: expected a time such as .* or millis"):
         time_ms("--since", text)

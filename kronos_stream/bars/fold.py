@@ -280,7 +280,7 @@ class PartitionFold:
             # it lies: a weekend of a thousand symbols is one step.
             due = [o for s in self._symbols.values() for o in s.open]
             filling = {s.calendar: s for s in self._symbols.values() if self._is_filling(s)}
-            due += [symbol.existing(self.next_open) for symbol in filling.values()]
+            due += [s.existing_before(self.next_open, horizon) for s in filling.values()]
             self.next_open = min([*due, horizon])
             if self.next_open < horizon:
                 self._close(self.next_open, outputs)

@@ -16,7 +16,7 @@ log = structlog.get_logger()
 REACHES_MS: Final = (DAY_MS, 8 * DAY_MS)
 """How far back a listed symbol is looked for, after the first window and before all."""
 LONGEST_CLOSURE_MS: Final = 35 * DAY_MS
-"""Exchanges are not closed for longer."""
+"""No exchange whose calendar can be used is closed for longer."""
 
 
 async def last_published(

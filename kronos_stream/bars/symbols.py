@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SettingsError
 from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import Calendar
@@ -47,6 +48,13 @@ class SymbolState:
         if self.calendar is None or self.calendar.is_open(open_time):
             return open_time
         return self.calendar.next_open(open_time)
+
+    def existing_before(self, open_time: int, end: int) -> int:
+        """The same, `end` where the calendar is not known so far."""
+        try:
+            return self.existing(open_time)
+        except SettingsError:
+            return end
 
     def follow_id(self, trade_id: int, time: int, interval_ms: int) -> bool:
         """Whether the exchange began to count anew: a lower id more than an interval later. Which

@@ -134,7 +134,7 @@ def check_ending(path: str | Path) -> None:
     with writing(path):
         new = not path.exists()
         # A pipe's reader would take the first end for the last.
-        if new or path.is_file():
+        if new or not (path.is_fifo() or path.is_char_device()):
             path.open("ab").close()
         if new:
             path.resolve().unlink()

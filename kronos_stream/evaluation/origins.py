@@ -118,7 +118,7 @@ def spread(
             if len(fitting) < min(share, len(usable[number])):
                 usable[number], exhausted = fitting, True
             chosen += [Origin(number, t, int(rows[number][t])) for t in fitting.tolist()]
-        if len(chosen) >= count or not exhausted:
+        if not exhausted:
             return sorted(chosen, key=lambda origin: (origin.time, origin.series))
 
 

@@ -137,13 +137,20 @@ class FeedService:
 
     def _is_open(self, open_time: int) -> bool:
         """Whether the interval is one of some listed symbol's calendar."""
-        return any(self._exists(symbol, open_time) for symbol in self._symbols or ("",))
+        symbols = self._symbols or ("", *self._settings.bars.symbol_calendars)
+        return any(self._exists(symbol, open_time) for symbol in symbols)
 
     def _opening(self, start: int) -> int:
-        """`start` itself (ms), or where every market is closed then, when the first one opens."""
+        """`start` itself (ms), or where every market is closed then, when the first one opens.
+        SettingsError where none does within a year."""
         first = open_time_of(start, self._interval_ms)
         times = range(first, first + YEAR_MS, self._interval_ms)
-        return max(start, next(filter(self._is_open, times), start))
+        for open_time in filter(self._is_open, times):
+            return max(start, open_time)
+        raise SettingsError(
+            "feed.start_ms: expected a time after which a market opens within a year "
+            f"(bars.calendar, bars.symbol_calendars), got {start}"
+        )
 
     async def _replay(self) -> None:
         path = self._settings.feed.file

@@ -41,3 +41,14 @@ def test_a_holiday_is_one_step(gaps: str, monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert {b.prev_open_time for b in bars if b.open_time == first} == {last}
     assert closed == ([first, second] if filled else [first])
+
+
+def test_past_the_end_of_the_known_calendar_nothing_is_due() -> None:
+    settings = BarsSettings(calendar="XSHG", symbol_calendars={"B": "24/7"})
+    config = BarsConfig.of(settings)
+    ends = config.calendar("A")._opens[-1]  # type: ignore[attr-defined]
+    known = {name: bar(name, 0, open_time=ends, close_time=ends + 300_000) for name in ("A", "B")}
+    fold = PartitionFold(config=config, restored=Restored(watermark=ends + 310_000, last=known))
+    made = fold.tick(0, Trade("B", ends + 1_000_000, 100, 1, 7))
+    bars = [out.bar for out in made if isinstance(out, BarOut)]
+    assert [(b.symbol, b.open_time) for b in bars] == [("B", ends + 300_000), ("B", ends + 600_000)]

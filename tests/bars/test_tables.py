@@ -272,6 +272,12 @@ def test_a_gzip_that_is_cut_or_damaged_is_told(table: Callable[..., Path], tmp_p
             read_bars(path, "5m")
 
 
+def test_a_folder_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "bars.csv").mkdir()
+    with pytest.raises(InputError, match=r"bars\.csv: cannot be written: Is a directory"):
+        check_ending(tmp_path / "bars.csv")
+
+
 def test_asking_whether_a_file_can_be_written_leaves_nothing(tmp_path: Path) -> None:
     new, link, pipe, kept = (tmp_path / f"{name}.csv" for name in ("new", "link", "pipe", "kept"))
     link.symlink_to(tmp_path / "target.csv")

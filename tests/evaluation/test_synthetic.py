@@ -80,3 +80,16 @@ def test_what_does_not_fit_is_passed_over_within_its_symbol() -> None:
     assert all(fits(o.series, o.row) for o in chosen(100))
     assert counts_of(chosen(550), 2) == [200, 350]
     assert counts_of(chosen(9_999), 2) == [200, 400]
+
+
+def test_what_a_poor_symbol_lacks_goes_to_poorer_ones_too() -> None:
+    three = [with_contexts(name, size) for name, size in (("A", 10), ("B", 20), ("C", 100))]
+    chosen = spread(
+        three,
+        CALENDAR,
+        context=CONTEXT,
+        horizon=0,
+        count=12,
+        fits=lambda number, row: number != 1 or row < CONTEXT + 1,
+    )
+    assert counts_of(chosen, 3) == [5, 2, 5]

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from kronos_stream.bars.fold import BarOut, BarsConfig, PartitionFold
 from kronos_stream.bars.offline import fold_file
-from kronos_stream.errors import BrokerError, InputError
+from kronos_stream.errors import BrokerError, InputError, SettingsError
 from kronos_stream.feeds.service import FeedService
 from kronos_stream.settings import BarsSettings, FeedSettings, KafkaSettings, Settings
 from kronos_stream.telemetry import HISTORY_CLASHES
@@ -332,6 +332,13 @@ async def test_the_simulated_market_opens_with_the_first_interval_that_exists() 
     ticks, markers = split(broker.cluster.records(broker.topics.ticks))
     assert markers[0].marker_time == opening
     assert opening <= min(t.time for t in ticks) < opening + STEP_MS
+
+
+async def test_a_start_after_which_no_market_opens_is_told() -> None:
+    feed = service(FakeBroker(FakeCluster(partitions=1)), Clock(), bars=1)
+    feed._exists = lambda symbol, open_time: False
+    with pytest.raises(SettingsError, match=r"feed\.start_ms: expected a time after which"):
+        await feed.run()
 
 
 async def test_bars_are_counted_where_there_is_an_interval() -> None:
