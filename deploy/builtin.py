@@ -22,7 +22,11 @@ from kronos_stream.training.segments import bars_files
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
 PACK_BYTES: Final = 30_000_000
-BITS: Final = ("--s1-bits", "12", "--s2-bits", "12", "--channel-weights", "1,1,1,2,0.5,0.5")
+TOKENIZER: Final = (
+    *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4"),
+    *("--s1-bits", "12", "--s2-bits", "12", "--channel-weights", "1,1,1,2,0.5,0.5"),
+)
+"""Of both recipes."""
 
 
 class Recipe(NamedTuple):
@@ -39,7 +43,7 @@ CPU: Final = Recipe(
     processes=2,
     common=("--threads", "1", "--batch", "12", "--lr", "1.5e-3", "--lr-end", "0.02"),
     tokenizer=(
-        *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4", *BITS),
+        *TOKENIZER,
         *("--steps", "1800", "--validate-every", "250", "--save-every", "250"),
     ),
     model=(
@@ -52,7 +56,7 @@ GPU: Final = Recipe(
     processes=1,
     common=("--device", "cuda", "--batch", "96", "--lr-end", "0.02"),
     tokenizer=(
-        *("--layers", "3", "--d-model", "128", "--ff-dim", "256", "--heads", "4", *BITS),
+        *TOKENIZER,
         *("--lr", "1.5e-3", "--steps", "2000", "--validate-every", "500", "--save-every", "500"),
     ),
     model=(
@@ -86,21 +90,19 @@ def main() -> int:
         changes += ("--steps", str(a.steps), "--warmup", str(a.steps // 10))
     a.cache.mkdir(parents=True, exist_ok=True)
     tokenizer, model = a.cache / "tokenizer", a.cache / "model"
-
-    def train(stage: str, out: Path, *flags: str) -> None:
-        _train(recipe.processes, stage, a.bars, out, *recipe.common, *flags, *changes)
-
-    train("tokenizer", tokenizer, *recipe.tokenizer)
-    train("model", model, "--tokenizer", str(tokenizer / "best"), *recipe.model)
+    with_ids = ("--tokenizer", str(tokenizer / "best"))
+    _train(recipe, "tokenizer", a.bars, tokenizer, *recipe.tokenizer, *changes)
+    _train(recipe, "model", a.bars, model, *with_ids, *recipe.model, *changes)
     _round(KronosTokenizer, tokenizer / "best", a.out / "tokenizer")
     _round(Kronos, model / "best", a.out / "model")
     return 0
 
 
-def _train(processes: int, stage: str, bars: Path, out: Path, *flags: str) -> None:
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+def _train(recipe: Recipe, stage: str, bars: Path, out: Path, *flags: str) -> None:
+    processes = str(recipe.processes)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
     stage_of = ("-m", "kronos_stream", "train", stage, "--bars", str(bars), "--out", str(out))
-    subprocess.run([sys.executable, *launch, *stage_of, *flags], check=True)
+    subprocess.run([sys.executable, *launch, *stage_of, *recipe.common, *flags], check=True)
 
 
 def _round(cls: type[Checkpointed], best: Path, out: Path) -> None:

@@ -95,3 +95,9 @@ def anchor_of(values: NDArray[np.float64], spec: ForecastSpec) -> Scale:
             raise NoAnchorError("tiny_prices")
         floor[:PRICE_CHANNELS] /= tiny_price_divisor(np.array(least))
     return Scale(mean, std, floor)
+
+
+def anchor_at(values: NDArray[np.float64], span: Span, spec: ForecastSpec) -> Scale:
+    """The scale of a span's anchor, of the rows it lies in; under upstream's rule (anchor_every 0)
+    the closed bar is one of them."""
+    return anchor_of(values[span.start : span.start + spec.lookback], spec)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..model.features import Scale
 from ..wire.messages import ForecastSpec
-from .anchors import Bars, NoAnchorError, Span, anchor_of, next_prefix, span_of
+from .anchors import Bars, NoAnchorError, Span, anchor_at, next_prefix, span_of
 from .messages import EngineRequest, rows
 
 
@@ -106,9 +106,7 @@ class Planner:
         rows = _cut(bars, span.start, span.split)
         if known is not None and known.is_of(rows):
             return known
-        # Under upstream's rule (anchor_every 0) the closed bar is one of its own anchor's.
-        anchor = bars.values[span.start : span.start + self._spec.lookback]
-        return Prefix(rows, anchor_of(anchor, self._spec), self._settled)
+        return Prefix(rows, anchor_at(bars.values, span, self._spec), self._settled)
 
 
 def _cut(bars: Bars, start: int, end: int) -> Bars:

@@ -132,11 +132,7 @@ def _comparisons(evaluated: Evaluated, weights: Array | None) -> list[dict[str, 
                 found.append(
                     {"forecaster": model.name, "against": other.name, "step": step}
                     | {k: None if v != v else v for k, v in tested._asdict().items()}
-                    | {
-                        "interval_95": None
-                        if weights is None
-                        else _difference_interval(difference, time, weights)
-                    }
+                    | {"interval_95": _difference_interval(difference, time, weights)}
                 )
     return found
 
@@ -158,7 +154,9 @@ def _fidelity(evaluated: Evaluated, seed: int) -> dict[str, Any]:
     return fidelity(windows, overlap=math.ceil(horizon / evaluated.grid.stride), seed=seed)
 
 
-def _difference_interval(difference: Array, time: Any, weights: Array) -> list[float] | None:
+def _difference_interval(difference: Array, time: Any, weights: Array | None) -> list[float] | None:
+    if weights is None:
+        return None
     size = weights.shape[1]
     sums = np.bincount(time, weights=difference, minlength=size)
     counts = np.bincount(time, minlength=size).astype(np.float64)

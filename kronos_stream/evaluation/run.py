@@ -12,6 +12,7 @@ from ..engine.spec import bars_needed
 from ..errors import InputError
 from ..model.catalog import BUILTIN
 from ..settings import Settings
+from ..training.folder import DATA
 from ..wire.messages import ForecastSpec
 from .baselines import (
     context_returns,
@@ -31,8 +32,6 @@ from .sampler import Sampler
 from .scores import Truth
 from .series import Series
 
-DATA: Final = "data.json"
-"""Of the folder of a training run."""
 TIMES: Final = 540
 """Of a grid, unless told: a few more than LEAST, since some forecasts are refused."""
 LEAST: Final = 500

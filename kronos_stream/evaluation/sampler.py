@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
 from ..clock import wall_ms
-from ..engine.anchors import NoAnchorError, anchor_of, span_of
+from ..engine.anchors import NoAnchorError, anchor_at, span_of
 from ..engine.core import Engine
 from ..engine.messages import EngineRequest
 from ..engine.spec import bars_needed
@@ -111,7 +111,7 @@ def refusal(series: Series, row: int, spec: ForecastSpec) -> str | None:
     span = span_of(window.symbol, window.open_times, INTERVAL_MS[window.interval], spec)
     assert span is not None
     try:
-        anchor_of(window.values[span.start : span.start + spec.lookback], spec)
+        anchor_at(window.values, span, spec)
     except NoAnchorError as error:
         return error.reason
     return None

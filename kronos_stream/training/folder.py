@@ -5,10 +5,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from safetensors import SafetensorError
 
 from ..errors import InputError
+
+DATA: Final = "data.json"
+"""What was dropped of the bars, and up to when they were trained on."""
 
 
 @contextmanager

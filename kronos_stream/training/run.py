@@ -15,7 +15,7 @@ from ..bars.calendar import Calendar, calendar_of
 from ..errors import SettingsError
 from ..model.checkpoints import Checkpointed
 from ..wire.intervals import INTERVAL_MS
-from .folder import held
+from .folder import DATA, held
 from .loop import Loop, Outcome
 from .progress import Shown
 from .ranks import Ranks
@@ -65,7 +65,7 @@ def train(
         )
         try:
             if first:
-                _write(out / "data.json", report)
+                _write(out / DATA, report)
                 whole = {"version": __version__, **msgspec.to_builtins(settings)}
                 _write(out / "settings.json", whole | msgspec.to_builtins(running))
                 shown.say(_summary(report, job.trained))

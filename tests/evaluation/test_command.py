@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +208,20 @@ def test_what_else_lies_in_a_folder_is_not_read(bars: Path, tmp_path: Path) -> N
     assert (read.symbol, len(read.places)) == ("AAA", 900)
 
 
-def test_times_without_an_origin_are_not_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def of_holed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[range, int], Any]:
+    """The report on one symbol without some of its 900 bars, at so many times."""
     monkeypatch.setattr(command, "write_plots", lambda *args: None)
-    holed = series_of("AAA", 900, without=tuple(range(300, 700)))
-    report = evaluate(write_series(tmp_path / "holed", holed), tmp_path / "o", "--origins", "90")
+
+    def report(without: range, origins: int) -> Any:
+        holed = write_series(tmp_path / "holed", series_of("AAA", 900, without=tuple(without)))
+        return evaluate(holed, tmp_path / "o", "--origins", str(origins))
+
+    return report
+
+
+def test_times_without_an_origin_are_not_drawn(of_holed: Callable[[range, int], Any]) -> None:
+    report = of_holed(range(300, 700), 90)
     drawn = report["bootstrap"]
     assert report["origins"]["times"] == 90
     assert drawn["times"] == report["origins"]["used"] < 60
@@ -221,12 +230,10 @@ def test_times_without_an_origin_are_not_drawn(
 
 
 def test_times_far_apart_do_not_make_neighbours_independent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_holed: Callable[[range, int], Any],
 ) -> None:
     """Unused times lie together, as before a symbol is listed: those used are neighbours."""
-    monkeypatch.setattr(command, "write_plots", lambda *args: None)
-    holed = series_of("AAA", 900, without=tuple(range(5, 800)))
-    report = evaluate(write_series(tmp_path / "holed", holed), tmp_path / "o", "--origins", "900")
+    report = of_holed(range(5, 800), 900)
     assert report["bootstrap"]["block"] == 8
     assert report["bootstrap"]["times"] == 72
 

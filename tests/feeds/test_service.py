@@ -49,6 +49,7 @@ def service(
     settings: BarsSettings | None = None,
     symbols: tuple[str, ...] | Literal["all"] = ("BTCUSDT", "ETHUSDT"),
     read_history: Callable[[Path, str], list[Bar]] = lambda path, symbol: [],
+    exists: Callable[[str, int], bool] = lambda symbol, open_time: True,
     **feed: object,
 ) -> FeedService:
     return FeedService(
@@ -62,6 +63,7 @@ def service(
         kind=kind,
         read_history=read_history,
         history_bars=20,
+        exists=exists,
         bars_limit=bars,
         monotonic=clock,
         sleep=clock.sleep,
@@ -301,22 +303,21 @@ async def test_history_that_a_killed_feed_left_in_pieces_is_completed(tmp_path: 
         await service(broker, Clock(), kind="kafka", **history).run()
         return broker.cluster.records(topic)
 
+    def put(records: list[Record]) -> None:
+        for r in records:
+            broker.cluster.append(
+                topic, r.value, partition=r.partition, key=r.key, headers=r.headers
+            )
+
     whole = await run()
     assert await run() == whole
     broker = FakeBroker(FakeCluster(partitions=2))
-    for record in whole[:7]:
-        broker.cluster.append(
-            topic, record.value, partition=record.partition, key=record.key, headers=record.headers
-        )
+    put(whole[:7])
     assert [r.value for r in await run()] == [r.value for r in whole]
     # With a bar made from ticks behind it, it is what its contexts were made of.
     broker = FakeBroker(FakeCluster(partitions=2))
-    live = msgspec.structs.replace(bar("BTCUSDT", 0))
-    value, headers = encode(live, "json")
-    for record in whole[:7]:
-        broker.cluster.append(
-            topic, record.value, partition=record.partition, key=record.key, headers=record.headers
-        )
+    put(whole[:7])
+    value, headers = encode(bar("BTCUSDT", 0), "json")
     broker.cluster.append(
         topic, value, partition=whole[0].partition, key=whole[0].key, headers=headers
     )
@@ -326,27 +327,30 @@ async def test_history_that_a_killed_feed_left_in_pieces_is_completed(tmp_path: 
 async def test_the_simulated_market_opens_with_the_first_interval_that_exists() -> None:
     broker = FakeBroker(FakeCluster(partitions=1))
     opening = START_MS + 38 * 3_600_000
-    feed = service(broker, Clock(), bars=1)
-    feed._exists = lambda symbol, open_time: symbol == "ETHUSDT" and open_time >= opening
-    await feed.run()
+
+    def exists(symbol: str, open_time: int) -> bool:
+        return symbol == "ETHUSDT" and open_time >= opening
+
+    await service(broker, Clock(), bars=1, exists=exists).run()
     ticks, markers = split(broker.cluster.records(broker.topics.ticks))
     assert markers[0].marker_time == opening
     assert opening <= min(t.time for t in ticks) < opening + STEP_MS
 
 
 async def test_a_start_after_which_no_market_opens_is_told() -> None:
-    feed = service(FakeBroker(FakeCluster(partitions=1)), Clock(), bars=1)
-    feed._exists = lambda symbol, open_time: False
+    broker = FakeBroker(FakeCluster(partitions=1))
+    feed = service(broker, Clock(), bars=1, exists=lambda symbol, open_time: False)
     with pytest.raises(SettingsError, match=r"feed\.start_ms: expected a time after which"):
         await feed.run()
 
 
 async def test_bars_are_counted_where_there_is_an_interval() -> None:
     broker = FakeBroker(FakeCluster(partitions=1))
-    clock = Clock()
-    feed = service(broker, clock, bars=2)
-    feed._exists = lambda symbol, open_time: open_time // STEP_MS % 4 == 0
-    await feed.run()
+
+    def exists(symbol: str, open_time: int) -> bool:
+        return open_time // STEP_MS % 4 == 0
+
+    await service(broker, Clock(), bars=2, exists=exists).run()
     _, markers = split(broker.cluster.records(broker.topics.ticks))
     begins = min(m.marker_time for m in markers)
     last = max(m.marker_time for m in markers) - STEP_MS - BarsSettings().grace_ms

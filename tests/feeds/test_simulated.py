@@ -55,11 +55,10 @@ def test_history_ends_where_the_ticks_begin() -> None:
 
 
 def test_history_is_of_intervals_that_exist() -> None:
-    interval = 300_000
-    every_third = feed().history("BTCUSDT", 50, lambda open_time: open_time // interval % 3 == 0)
+    every_third = feed().history("BTCUSDT", 50, lambda open_time: open_time // STEP_MS % 3 == 0)
     assert len(every_third) == 50
-    assert {b.open_time // interval % 3 for b in every_third} == {0}
-    assert {b.open_time - b.prev_open_time for b in every_third[1:]} == {3 * interval}
+    assert {b.open_time // STEP_MS % 3 for b in every_third} == {0}
+    assert {b.open_time - b.prev_open_time for b in every_third[1:]} == {3 * STEP_MS}
     assert feed().history("BTCUSDT", 50, lambda open_time: False) == []
 
 

@@ -325,6 +325,11 @@ def test_gradients_are_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) 
     assert Ranks(0, 2, torch.device("cpu")).any(False)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_shown_as_lines_or_as_a_bar() -> None:
     plain = io.StringIO()
     shown = Shown(plain, "model", done=0, total=10)
@@ -332,10 +337,6 @@ def test_shown_as_lines_or_as_a_bar() -> None:
     shown.values(3, "train", {"loss": 1.23456})
     shown.close()
     assert plain.getvalue() == "model 3/10 train  loss 1.235\n"
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
 
     terminal = Terminal()
     shown = Shown(terminal, "model", done=2, total=10)
@@ -349,10 +350,6 @@ def test_shown_as_lines_or_as_a_bar() -> None:
 
 def test_a_narrow_terminal_keeps_the_bar_and_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
 
     terminal = Terminal()
     shown = Shown(terminal, "tokenizer", done=0, total=12_000)
