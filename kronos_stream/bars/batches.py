@@ -16,7 +16,8 @@ from ..wire.foreign import is_symbol
 from ..wire.topics import Record
 from .builder import BarBuilder
 from .columns import Columns, read_columns
-from .fold import LateOut, Output, PartitionFold
+from .fold import PartitionFold
+from .outputs import LateOut, Output
 from .partials import MAX_ROWS, partials
 from .symbols import SymbolState
 

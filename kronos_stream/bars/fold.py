@@ -19,29 +19,8 @@ from ..wire.intervals import DAY_MS, INTERVAL_MS, end_mark
 from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import ALWAYS, Calendar, calendar_of
+from .outputs import BarOut, LateOut, Output, RejectedOut
 from .symbols import SymbolState
-
-
-class BarOut(Struct, frozen=True):
-    """A bar to be published."""
-
-    bar: Bar
-
-
-class LateOut(Struct, frozen=True):
-    """The record's tick belongs to a bar that is closed."""
-
-    symbol: str
-
-
-class RejectedOut(Struct, frozen=True):
-    """The record cannot be used; `reason` is a stable snake_case word."""
-
-    reason: str
-    detail: str
-
-
-Output = BarOut | LateOut | RejectedOut
 
 
 class Restored(Struct, frozen=True):
@@ -50,6 +29,10 @@ class Restored(Struct, frozen=True):
 
     watermark: int | None = None
     last: Mapping[str, Bar] = {}
+    since: int | None = None
+    """The watermark at the first record after a break: bars of before are not of these records."""
+    lost: bool = False
+    """The first record follows a break, for records before it are gone."""
 
 
 class BarsConfig(Struct, frozen=True):
@@ -97,12 +80,17 @@ class PartitionFold:
         )
         self._flat_limit = DAY_MS // config.interval_ms
         self.watermark = restored.watermark
+        self.since = restored.since
+        """As in Restored."""
+        self._lost = restored.lost
+        self.next_open = 0 if self.watermark is None else self._horizon(self.watermark)
+        """Open time of the oldest interval that is not closed."""
         self._symbols: dict[str, SymbolState] = {}
         for name, last in restored.last.items():
             if symbols is None or name in symbols:
                 self._symbols[name] = self._known(name, last)
-        self.next_open = 0 if self.watermark is None else self._horizon(self.watermark)
-        """Open time of the oldest interval that is not closed."""
+        if self.since is not None:
+            self._break_off(self.since)
         self._next_offset = 0
         self.counters: Counter[str] = Counter()
 
@@ -266,7 +254,9 @@ class PartitionFold:
         """The watermark never goes backwards."""
         if self.watermark is None:
             self.watermark = time
-            self.next_open = max(self.next_open, self._horizon(time))
+            self.next_open = self._horizon(time)
+            if self.since is None:
+                self._break_off(time)
             return []
         if time <= self.watermark:
             return []
@@ -316,10 +306,12 @@ class PartitionFold:
         cut_off: bool,
     ) -> None:
         # A symbol's first bar is whole if the partition had reached its open time before the
-        # symbol's first tick (which may belong to the next bar already); every later one is.
+        # symbol's first tick (which may belong to the next bar already), and no record between is
+        # lost; every later one is.
         first = min([builder, *symbol.open.values()], key=lambda b: b.first_offset)
         reached = first.watermark_before
-        whole = symbol.close is not None or (reached is not None and reached >= open_time)
+        seen = self.since is None or self.since < open_time
+        whole = symbol.close is not None or (seen and reached is not None and reached >= open_time)
         hole = self._bars.contiguous_ids and builder.has_hole(symbol.last_id)
         bar = builder.bar(
             symbol.name,
@@ -383,6 +375,14 @@ class PartitionFold:
         calendar = None if always else self.config.calendar(name)
         return SymbolState(name, calendar, last)
 
+    def _break_off(self, since: int) -> None:
+        """Symbols whose bars do not reach up to `since` begin anew: between, nothing is known."""
+        broken = [s for s in self._symbols.values() if s.stops_before(since, self._interval_ms)]
+        for symbol in broken:
+            symbol.begin_anew()
+        if broken or self._lost:
+            self.since = since
+
     def _is_filling(self, symbol: SymbolState) -> bool:
         return (
             self._bars.gaps == "fill"
@@ -394,4 +394,4 @@ class PartitionFold:
         """A symbol of which nothing was published for a day after its first, partial bar begins
         anew: a restart does not read further back for it."""
         if symbol.dropped is not None and open_time > symbol.dropped[0] + DAY_MS:
-            symbol.dropped = symbol.close = symbol.last_id = None
+            symbol.begin_anew()

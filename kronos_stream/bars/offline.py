@@ -10,7 +10,8 @@ from ..settings import BarsSettings
 from ..wire.foreign import TickDecoder
 from ..wire.messages import Bar
 from ..wire.tick_files import read_ticks
-from .fold import BarOut, BarsConfig, Output, PartitionFold
+from .fold import BarsConfig, PartitionFold
+from .outputs import BarOut, Output
 from .tables import check_ending, write_bars
 
 

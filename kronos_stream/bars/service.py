@@ -29,7 +29,8 @@ from ..wire.topics import group_name
 from .batches import BatchFold
 from .calendar import ALWAYS
 from .dead_letters import DeadLetters
-from .fold import BarOut, BarsConfig, LateOut, Output, PartitionFold, Restored
+from .fold import BarsConfig, PartitionFold, Restored
+from .outputs import BarOut, LateOut, Output
 from .published import last_published
 
 log = structlog.get_logger()
@@ -53,6 +54,17 @@ class _Metadata(Struct, frozen=True, omit_defaults=True):
     """The watermark just before that offset, ms."""
     fed: bool = False
     """The feed writes markers in this partition."""
+    since: int | None = None
+    """The watermark at the first record after lost ones, ms."""
+
+
+class _Start(Struct, frozen=True):
+    """Where to fold from, and what is known there."""
+
+    offset: int
+    metadata: _Metadata
+    lost: bool = False
+    """Retention has removed the records before it."""
 
 
 class _Partition:
@@ -93,8 +105,9 @@ class _Partition:
             telemetry.WATERMARK.labels(str(self.number)).set(self.fold.watermark)
 
     def position(self) -> Commit:
-        metadata = _Metadata(self.fold.watermark_at_low_water, self.fed)
-        return Commit(self.fold.low_water, msgspec.json.encode(metadata).decode())
+        fold = self.fold
+        metadata = _Metadata(fold.watermark_at_low_water, self.fed, fold.since)
+        return Commit(fold.low_water, msgspec.json.encode(metadata).decode())
 
 
 class BarsService:
@@ -193,8 +206,8 @@ class BarsService:
         begins = await self._broker.begin_offsets(ticks, new)
         ends = await self._broker.end_offsets(ticks, new)
         for number in new:
-            offset, metadata = _start(number, commits.get(number), begins[number], ends[number])
-            self._partitions[number] = await self._opened(number, offset, metadata)
+            start = _start(number, commits.get(number), begins[number], ends[number])
+            self._partitions[number] = await self._opened(number, start)
             if not self._subscription.owned:
                 return
         for number, partition in self._partitions.items():
@@ -202,8 +215,8 @@ class BarsService:
             self._subscription.seek(number, partition.next_offset)
         self.ready.set()
 
-    async def _opened(self, number: int, offset: int, metadata: _Metadata) -> _Partition:
-        settings = self._settings
+    async def _opened(self, number: int, start: _Start) -> _Partition:
+        settings, metadata = self._settings, start.metadata
         by_rule = settings.kafka.partitioner != "any"
         symbols = None if settings.symbols == "all" else frozenset(settings.symbols)
         mine = symbols
@@ -212,7 +225,7 @@ class BarsService:
         last = await last_published(
             self._broker,
             number,
-            watermark=metadata.w,
+            watermark=metadata.since if metadata.w is None else metadata.w,
             interval_ms=self._interval_ms,
             expected=mine if by_rule else None,
             sessions=bool(settings.bars.symbol_calendars) or settings.bars.calendar != ALWAYS,
@@ -222,9 +235,13 @@ class BarsService:
             partition=number,
             partition_of=self._partition_of if by_rule else None,
             symbols=symbols,
-            restored=Restored(watermark=metadata.w, last=last),
+            restored=(
+                Restored(last=last, lost=True)
+                if start.lost
+                else Restored(metadata.w, last, metadata.since)
+            ),
         )
-        return _Partition(number, fold, offset, fed=metadata.fed)
+        return _Partition(number, fold, start.offset, fed=metadata.fed)
 
     def _partition_of(self, symbol: str) -> int:
         return partition_of(symbol, self._partition_count, self._settings.kafka.partitioner)
@@ -346,20 +363,18 @@ def _is_from_feed(record: Record) -> bool:
     return is_marker and OWNERS_MARKER not in record.headers
 
 
-def _start(number: int, commit: Commit | None, begin: int, end: int) -> tuple[int, _Metadata]:
-    """Where to fold from, and what is known there."""
-    unknown = _Metadata(None)
+def _start(number: int, commit: Commit | None, begin: int, end: int) -> _Start:
+    unknown = _Start(begin, _Metadata(None), lost=begin > 0)
     if commit is None:
-        return begin, unknown
+        return unknown
     try:
         metadata = msgspec.json.decode(commit.metadata, type=_Metadata)
     except (msgspec.ValidationError, msgspec.DecodeError):
         log.warning("commit_without_watermark", partition=number, offset=commit.offset)
-        return begin, unknown
+        return unknown
     if commit.offset > end:
         log.warning("ticks_topic_recreated", partition=number, committed=commit.offset, end=end)
-        return begin, unknown
+        return unknown
     if commit.offset < begin:
         log.warning("ticks_lost_to_retention", partition=number, records=begin - commit.offset)
-        return begin, metadata
-    return commit.offset, metadata
+    return _Start(max(commit.offset, begin), metadata, lost=commit.offset < begin)

@@ -39,6 +39,17 @@ class SymbolState:
         self.dropped: tuple[int, BarBuilder] | None = None
         """The partial first bar: until a bar is published, a restart must see its ticks again."""
 
+    def stops_before(self, time: int, interval_ms: int) -> bool:
+        """Whether the interval after its newest bar had begun before `time`."""
+        if self.prev_open_time is None:
+            return False
+        return self.existing_before(self.prev_open_time + interval_ms, time) < time
+
+    def begin_anew(self) -> None:
+        """Its next bar is like a first one, but for the bar that it follows."""
+        self.dropped = self.close = self.last_id = None
+        self.flat_run = 0
+
     def exists(self, open_time: int) -> bool:
         """Whether the interval is one of the symbol's calendar."""
         return self.calendar is None or self.calendar.is_open(open_time)

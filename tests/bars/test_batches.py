@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos_stream.bars.batches import BatchFold
-from kronos_stream.bars.fold import BarsConfig, Output, PartitionFold
+from kronos_stream.bars.fold import BarsConfig, PartitionFold
+from kronos_stream.bars.outputs import Output
 from kronos_stream.settings import BarsSettings
 from kronos_stream.wire.codecs import encode
 from kronos_stream.wire.messages import Marker

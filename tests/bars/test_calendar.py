@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kronos_stream.bars.calendar import ALWAYS, AlwaysOpen, Calendar, calendar_of
-from kronos_stream.bars.fold import BarOut, BarsConfig, PartitionFold
+from kronos_stream.bars.fold import BarsConfig, PartitionFold
+from kronos_stream.bars.outputs import BarOut
 from kronos_stream.errors import SettingsError
 from kronos_stream.settings import BarsSettings
 from kronos_stream.wire.foreign import Trade

@@ -2,21 +2,15 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronos_stream.bars.fold import (
-    BarOut,
-    BarsConfig,
-    LateOut,
-    Output,
-    PartitionFold,
-    RejectedOut,
-    Restored,
-)
+from kronos_stream.bars.fold import BarsConfig, PartitionFold, Restored
+from kronos_stream.bars.outputs import BarOut, LateOut, Output, RejectedOut
 from kronos_stream.settings import BarsSettings
 from kronos_stream.wire.codecs import encode
 from kronos_stream.wire.messages import Bar, Marker, Tick
@@ -153,13 +147,22 @@ def test_any_log_gives_what_the_oracle_says(
     assert found.rejected == expected.rejected
 
 
+class _Saved(NamedTuple):
+    """A commit."""
+
+    offset: int = 0
+    watermark: int | None = None
+    since: int | None = None
+
+
 def _die_and_go_on(
-    log: list[Entry], bars: BarsSettings, rng: random.Random
+    log: list[Entry], bars: BarsSettings, rng: random.Random, *, lost_until: int = 0
 ) -> list[tuple[int, Output]]:
     """Everything that was ever published: each life commits where it likes, dies where it likes,
-    also between two outputs of one record, and begins from its last commit and what it finds."""
+    also between two outputs of one record, and begins from its last commit and what it finds. From
+    its fourth life on retention has removed the records before `lost_until`."""
     published: list[tuple[int, Output]] = []
-    commit: tuple[int, int | None] = (0, None)
+    commit = _Saved()
     for life in range(6):
         last: dict[str, Bar] = {}
         for _, output in published:
@@ -169,16 +172,22 @@ def _die_and_go_on(
                     output.bar,
                     key=lambda bar: bar.open_time,
                 )
-        fold = _fold(bars, Restored(watermark=commit[1], last=last))
-        end = len(log) if life == 5 else rng.randrange(commit[0], len(log) + 1)
-        for entry in log[commit[0] : end]:
+        begin = max(commit.offset, lost_until if life >= 3 else 0)
+        known = Restored(commit.watermark, last, commit.since)
+        if begin > commit.offset:
+            known = Restored(last=last, lost=True)
+        fold = _fold(bars, known)
+        end = len(log) if life == 5 else rng.randrange(begin, len(log) + 1)
+        if life < 3 and lost_until:
+            end = min(end, lost_until)
+        for entry in log[begin:end]:
             outputs = _outputs(fold, [entry])
             if life < 5 and entry.offset == end - 1 and outputs:
                 published += outputs[: rng.randrange(len(outputs) + 1)]
                 break
             published += outputs
             if rng.random() < 0.3:
-                commit = fold.low_water, fold.watermark_at_low_water
+                commit = _Saved(fold.low_water, fold.watermark_at_low_water, fold.since)
     return published
 
 
@@ -196,6 +205,33 @@ def test_a_crash_anywhere_gives_the_same_content(
     assert kept == {(bar.symbol, bar.open_time): bar for bar in expected.bars}
     assert set(_split(published).late) == set(expected.late)
     assert set(_split(published).rejected) == set(expected.rejected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS, BARS, st.booleans(), st.integers(0, 2**16))
+def test_what_retention_took_is_missing_never_flat_or_whole(
+    events: list, bars: BarsSettings, ids: bool, seed: int
+) -> None:
+    in_order = [
+        (kind, passes % 3_600_001, 0, *rest) for kind, passes, _, *rest in events if kind != "again"
+    ]
+    bars = msgspec.structs.replace(bars, contiguous_ids=False)
+    log, rng = _log(in_order, ids=ids, seed=seed), random.Random(seed)
+    lost_until = rng.randrange(len(log) + 1)
+    kept: dict[tuple[str, int], Bar] = {}
+    for bar in _split(_die_and_go_on(log, bars, rng, lost_until=lost_until)).bars:
+        assert kept.setdefault((bar.symbol, bar.open_time), bar) == bar
+    expected = {(bar.symbol, bar.open_time): bar for bar in _truth(log, bars).bars}
+    for key, bar in kept.items():
+        if bar.complete:
+            assert bar == msgspec.structs.replace(expected[key], prev_open_time=bar.prev_open_time)
+    seen: dict[str, int] = {}
+    for entry in log[lost_until:]:
+        if entry.symbol is not None and entry.time - entry.timestamp <= 60_000:
+            seen.setdefault(entry.symbol, entry.time)
+    for key, bar in expected.items():
+        if not bar.synthetic and bar.open_time > seen.get(bar.symbol, bar.open_time):
+            assert kept[key].complete
 
 
 @settings(max_examples=100, deadline=None)

@@ -272,16 +272,26 @@ async def test_late_ticks_carry_their_source() -> None:
     assert late == ["BTCUSDT"]
 
 
-async def test_ticks_lost_to_retention_do_not_stop_the_stage() -> None:
+async def test_bars_of_ticks_lost_to_retention_are_missing_also_after_another_restart() -> None:
     cluster = FakeCluster(partitions=1)
     feed = Feed(cluster)
-    feed.session(range(2))
-    await folded(FakeBroker(cluster))
-    before = bars_of(cluster)
-    feed.session(range(2, 4), seed=8)
-    cluster.cut(TICKS, 0, len(cluster.logs[TICKS, 0]) - 10)
-    await folded(FakeBroker(cluster))
-    assert len(bars_of(cluster)) > len(before)
+    feed.marker(T0)
+    feed.tick("BTCUSDT", T0 + 1)
+    feed.marker(T0 + 2 * STEP + GRACE)
+    settings = settings_of(("BTCUSDT",))
+    await folded(FakeBroker(cluster), settings)
+    feed.tick("BTCUSDT", T0 + 3 * STEP)
+    feed.tick("BTCUSDT", T0 + 5 * STEP + 1)
+    cluster.cut(TICKS, 0, 4)
+    await folded(FakeBroker(cluster), settings)
+    feed.tick("BTCUSDT", T0 + 6 * STEP + 1)
+    await folded(FakeBroker(cluster), settings)
+    feed.marker(T0 + 8 * STEP + GRACE)
+    await folded(FakeBroker(cluster), settings)
+    assert [(b.open_time - T0) // STEP for b in bars_of(cluster)] == [0, 1, 6, 7]
+    assert [b.synthetic for b in bars_of(cluster)] == [False, True, False, True]
+    assert bars_of(cluster)[2].prev_open_time == T0 + STEP
+    assert all(b.complete for b in bars_of(cluster))
 
 
 @pytest.mark.parametrize(

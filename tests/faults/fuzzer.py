@@ -15,7 +15,8 @@ import msgspec
 
 from kronos_stream.bars.batches import BatchFold
 from kronos_stream.bars.dead_letters import MAX_PAYLOAD_BYTES, letter
-from kronos_stream.bars.fold import BarOut, BarsConfig, LateOut, PartitionFold
+from kronos_stream.bars.fold import BarsConfig, PartitionFold
+from kronos_stream.bars.outputs import BarOut, LateOut
 from kronos_stream.bars.service import BATCH, OUTCOMES
 from kronos_stream.errors import RejectedError
 from kronos_stream.settings import BarsSettings

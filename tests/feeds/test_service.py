@@ -11,8 +11,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from kronos_stream.bars.fold import BarOut, BarsConfig, PartitionFold
+from kronos_stream.bars.fold import BarsConfig, PartitionFold
 from kronos_stream.bars.offline import fold_file
+from kronos_stream.bars.outputs import BarOut
 from kronos_stream.errors import BrokerError, InputError, SettingsError
 from kronos_stream.feeds.service import FeedService
 from kronos_stream.settings import BarsSettings, FeedSettings, KafkaSettings, Settings
