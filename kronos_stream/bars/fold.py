@@ -30,9 +30,9 @@ class Restored(Struct, frozen=True):
     watermark: int | None = None
     last: Mapping[str, Bar] = {}
     since: int | None = None
-    """The watermark at the first record after a break: bars of before are not of these records."""
+    """The watermark at the first record after a break in the log."""
     lost: bool = False
-    """The first record follows a break, for records before it are gone."""
+    """The first record comes after such a break."""
 
 
 class BarsConfig(Struct, frozen=True):
@@ -81,8 +81,7 @@ class PartitionFold:
         self._flat_limit = DAY_MS // config.interval_ms
         self.watermark = restored.watermark
         self.since = restored.since
-        """As in Restored."""
-        self._lost = restored.lost
+        self.lost = restored.lost
         self.next_open = 0 if self.watermark is None else self._horizon(self.watermark)
         """Open time of the oldest interval that is not closed."""
         self._symbols: dict[str, SymbolState] = {}
@@ -380,8 +379,8 @@ class PartitionFold:
         broken = [s for s in self._symbols.values() if s.stops_before(since, self._interval_ms)]
         for symbol in broken:
             symbol.begin_anew()
-        if broken or self._lost:
-            self.since = since
+        if broken or self.lost:
+            self.since, self.lost = since, False
 
     def _is_filling(self, symbol: SymbolState) -> bool:
         return (

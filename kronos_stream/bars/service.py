@@ -55,7 +55,9 @@ class _Metadata(Struct, frozen=True, omit_defaults=True):
     fed: bool = False
     """The feed writes markers in this partition."""
     since: int | None = None
-    """The watermark at the first record after lost ones, ms."""
+    """The watermark at the first record after a break, ms."""
+    lost: bool = False
+    """Such a break lies just before that offset."""
 
 
 class _Start(Struct, frozen=True):
@@ -63,8 +65,8 @@ class _Start(Struct, frozen=True):
 
     offset: int
     metadata: _Metadata
-    lost: bool = False
-    """Retention has removed the records before it."""
+    reached: int | None = None
+    """A time in ms, by the commit, since when a bar of each symbol may be found."""
 
 
 class _Partition:
@@ -106,7 +108,7 @@ class _Partition:
 
     def position(self) -> Commit:
         fold = self.fold
-        metadata = _Metadata(fold.watermark_at_low_water, self.fed, fold.since)
+        metadata = _Metadata(fold.watermark_at_low_water, self.fed, fold.since, fold.lost)
         return Commit(fold.low_water, msgspec.json.encode(metadata).decode())
 
 
@@ -225,7 +227,7 @@ class BarsService:
         last = await last_published(
             self._broker,
             number,
-            watermark=metadata.since if metadata.w is None else metadata.w,
+            watermark=start.reached,
             interval_ms=self._interval_ms,
             expected=mine if by_rule else None,
             sessions=bool(settings.bars.symbol_calendars) or settings.bars.calendar != ALWAYS,
@@ -235,11 +237,7 @@ class BarsService:
             partition=number,
             partition_of=self._partition_of if by_rule else None,
             symbols=symbols,
-            restored=(
-                Restored(last=last, lost=True)
-                if start.lost
-                else Restored(metadata.w, last, metadata.since)
-            ),
+            restored=Restored(metadata.w, last, metadata.since, metadata.lost),
         )
         return _Partition(number, fold, start.offset, fed=metadata.fed)
 
@@ -364,7 +362,7 @@ def _is_from_feed(record: Record) -> bool:
 
 
 def _start(number: int, commit: Commit | None, begin: int, end: int) -> _Start:
-    unknown = _Start(begin, _Metadata(None), lost=begin > 0)
+    unknown = _Start(begin, _Metadata(None, lost=begin > 0))
     if commit is None:
         return unknown
     try:
@@ -375,6 +373,8 @@ def _start(number: int, commit: Commit | None, begin: int, end: int) -> _Start:
     if commit.offset > end:
         log.warning("ticks_topic_recreated", partition=number, committed=commit.offset, end=end)
         return unknown
+    reached = metadata.since if metadata.w is None else metadata.w
     if commit.offset < begin:
         log.warning("ticks_lost_to_retention", partition=number, records=begin - commit.offset)
-    return _Start(max(commit.offset, begin), metadata, lost=commit.offset < begin)
+        return _Start(begin, _Metadata(None, metadata.fed, lost=True), reached)
+    return _Start(commit.offset, metadata, reached)

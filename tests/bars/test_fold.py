@@ -153,6 +153,7 @@ class _Saved(NamedTuple):
     offset: int = 0
     watermark: int | None = None
     since: int | None = None
+    lost: bool = False
 
 
 def _die_and_go_on(
@@ -173,7 +174,7 @@ def _die_and_go_on(
                     key=lambda bar: bar.open_time,
                 )
         begin = max(commit.offset, lost_until if life >= 3 else 0)
-        known = Restored(commit.watermark, last, commit.since)
+        known = Restored(commit.watermark, last, commit.since, commit.lost)
         if begin > commit.offset:
             known = Restored(last=last, lost=True)
         fold = _fold(bars, known)
@@ -187,7 +188,8 @@ def _die_and_go_on(
                 break
             published += outputs
             if rng.random() < 0.3:
-                commit = _Saved(fold.low_water, fold.watermark_at_low_water, fold.since)
+                known_then = fold.watermark_at_low_water, fold.since, fold.lost
+                commit = _Saved(fold.low_water, *known_then)
     return published
 
 
