@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from kronos_stream import flags, settings
-from kronos_stream.settings_loading import SECTIONS, TOP, describe, keys, variable
+from kronos_stream.expected import describe
+from kronos_stream.settings_loading import SECTIONS, TOP, keys, variable
 from kronos_stream.settings_printing import toml_value
 from kronos_stream.wire.messages import json_schemas
 

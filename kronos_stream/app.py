@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import functools
 import gc
-import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +30,7 @@ from .forecasts.record import check_message_size
 from .forecasts.service import ForecastService
 from .kafka import Broker
 from .settings import Settings
+from .signals import stopped_by_signals
 from .watchdog import Watchdog
 from .wire.ids import digest
 from .wire.intervals import INTERVAL_MS
@@ -40,8 +39,6 @@ from .wire.topics import group_name
 
 log = structlog.get_logger()
 
-FORCED: Final = 130
-"""Exit status after a second Ctrl-C."""
 DEFAULT_LOOKBACK: Final = 400
 PATIENCE_S: Final = 10.0
 BEAT_S: Final = 1.0
@@ -55,7 +52,7 @@ async def run(
     Raises a KronosStreamError (or a group of them) for what the user can mend.
     """
     spare_the_collector()
-    with _stopped_by_signals():
+    with stopped_by_signals():
         try:
             async with asyncio.timeout(for_s):
                 await _serve(settings, stages, bars)
@@ -298,30 +295,3 @@ async def _stop(tasks: dict[str, asyncio.Task[None]]) -> None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the body in good order; a second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    body = asyncio.current_task()
-    assert body is not None
-    asked = False
-
-    def stop() -> None:
-        nonlocal asked
-        if asked:
-            os._exit(FORCED)
-        asked = True
-        body.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not asked:
-            raise
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

@@ -207,11 +207,20 @@ def subscribe(loaded: Loaded, as_json: bool, from_beginning: bool, count: int | 
     """Print forecasts as they come."""
     settings = _on_kafka(loaded, "the address that `kronos-stream run` prints")
     _configure(settings)
+    from .signals import stopped_by_signals
     from .subscribe import follow
 
-    _complete(
-        follow(settings, sys.stdout, as_json=as_json, from_beginning=from_beginning, count=count)
-    )
+    async def until_stopped() -> None:
+        with stopped_by_signals():
+            await follow(
+                settings,
+                sys.stdout,
+                as_json=as_json,
+                from_beginning=from_beginning,
+                count=count,
+            )
+
+    _complete(until_stopped())
     return 0
 
 

@@ -210,7 +210,7 @@ class ForecastSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bars for which one normalisation is kept; 0: upstream's rule, a new window at each bar."""
     profile: Literal["distribution", "point"] = "distribution"
     """Named sampling settings."""
-    temperature: Annotated[float, Meta(gt=0)] | None = None
+    temperature: Annotated[float, Meta(ge=1e-6)] | None = None
     """Overrides the profile's (distribution 1.0, point 0.6)."""
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Overrides the profile's (distribution 1.0, point 0.9)."""

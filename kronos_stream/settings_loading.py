@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct, inspect
 
 from .errors import SettingsError
+from .expected import alternatives, describe, optional
 from .secrets import masked
 from .settings import SECRETS, Settings
 
@@ -148,7 +149,7 @@ def _converted(path: str, kind: inspect.Type, given: Given) -> Any:
         converted = msgspec.convert(value, _annotation(path), strict=not given.text)
     except msgspec.ValidationError:
         converted = None
-        if value is not None or not _optional(kind):
+        if value is not None or not optional(kind):
             raise _expected(path, kind, given) from None
     finite = not isinstance(converted, float) or math.isfinite(converted)
     if not finite and not (converted == math.inf and path in MAY_BE_INFINITE):
@@ -162,9 +163,9 @@ def _converted(path: str, kind: inspect.Type, given: Given) -> Any:
 
 def _parsed(path: str, kind: inspect.Type, text: str) -> Any:
     """What a string stands for: lists are A,B, tables A=1,B=2, an empty string is none."""
-    kinds = _alternatives(kind)
+    kinds = alternatives(kind)
     text = text.strip()
-    if not text and _optional(kind):
+    if not text and optional(kind):
         return None
     if any(isinstance(k, inspect.LiteralType) and text in k.values for k in kinds):
         return text
@@ -274,39 +275,3 @@ def _expected(path: str, kind: inspect.Type, given: Given) -> SettingsError:
     if path.rpartition(".")[2] in SECRETS:
         shown = "***"
     return SettingsError(f"{path}: expected {describe(kind)}, got {shown!r} (from {given.origin})")
-
-
-def _alternatives(kind: inspect.Type) -> tuple[inspect.Type, ...]:
-    return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-
-
-def _optional(kind: inspect.Type) -> bool:
-    return any(isinstance(k, inspect.NoneType) for k in _alternatives(kind))
-
-
-def describe(kind: inspect.Type) -> str:
-    """What values a key takes, in words."""
-    parts = [_words(k) for k in _alternatives(kind) if not isinstance(k, inspect.NoneType)]
-    return " or ".join(parts)
-
-
-def _words(kind: inspect.Type) -> str:
-    if isinstance(kind, inspect.BoolType):
-        return "true or false"
-    if isinstance(kind, inspect.IntType | inspect.FloatType):
-        noun = "an integer" if isinstance(kind, inspect.IntType) else "a number"
-        bounds = ((">", kind.gt), (">=", kind.ge), ("<", kind.lt), ("<=", kind.le))
-        words = [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
-        return f"{noun} {' and '.join(words)}".rstrip()
-    if isinstance(kind, inspect.LiteralType):
-        return " or ".join(str(value) for value in kind.values)
-    if isinstance(kind, inspect.VarTupleType):
-        if isinstance(kind.item_type, inspect.StrType):
-            return "a list A,B of symbols (1 to 64 printable ASCII characters without spaces)"
-        return f"a list A,B, each {_words(kind.item_type)}"
-    if isinstance(kind, inspect.DictType):
-        return f"a table NAME={_words(kind.value_type).split()[-1].upper()},..., each name once"
-    if isinstance(kind, inspect.StrType) and kind.pattern is not None:
-        length = f" of {kind.min_length} to {kind.max_length} characters" if kind.max_length else ""
-        return f"a string{length} that matches {kind.pattern}"
-    return "a string"

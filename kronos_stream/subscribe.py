@@ -1,14 +1,12 @@
 """`kronos-stream subscribe`: forecasts as they come, each id once."""
 
 import asyncio
-import contextlib
-import signal
 from typing import Final, TextIO
 
 import msgspec
 import structlog
 
-from .errors import BrokerError
+from .errors import BrokerError, SettingsError
 from .forecasts.keep_first import KeepFirst
 from .kafka import Broker
 from .settings import Settings
@@ -28,39 +26,19 @@ ANSWER_S: Final = 5.0
 async def follow(
     settings: Settings, out: TextIO, *, as_json: bool, from_beginning: bool, count: int | None
 ) -> None:
-    """Prints until `count` forecasts are printed, or until interrupted.
+    """Prints until `count` forecasts are printed, or until cancelled.
 
     Reads all partitions without a group: nothing is committed, so any number of subscribers see
     every forecast, also on the embedded broker of a `run`. BrokerError when the broker is gone.
     """
-    assert settings.kafka.bootstrap is not None
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    if settings.kafka.bootstrap is None:
+        raise SettingsError("kafka.bootstrap: expected HOST:PORT, got none")
     broker = Broker(
         settings.kafka,
         bootstrap=settings.kafka.bootstrap,
         embedded=False,
         interval=settings.bars.interval,
     )
-    following = asyncio.create_task(_follow(settings, broker, out, as_json, from_beginning, count))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (following, stopping):
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await following
-
-
-async def _follow(
-    settings: Settings,
-    broker: Broker,
-    out: TextIO,
-    as_json: bool,
-    from_beginning: bool,
-    count: int | None,
-) -> None:
     printer = _Printer(settings, out, as_json)
     topic = broker.topics.forecasts
     subscription = broker.tail(topic)

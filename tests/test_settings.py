@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from kronos_stream.errors import SettingsError
+from kronos_stream.expected import describe
 from kronos_stream.secrets import masked
 from kronos_stream.settings import Settings
 from kronos_stream.settings_loading import (
     Given,
     Loaded,
-    describe,
     keys,
     load,
     resolved,
@@ -91,7 +91,7 @@ def test_text_is_parsed_by_the_kind_of_the_key(
         ),
         ("KRONOS_BARS_GRACE_MS", "-1", "bars.grace_ms: expected an integer >= 0, got '-1'"),
         ("KRONOS_FEED_SPEED", "nan", "feed.speed: expected a number > 0"),
-        ("KRONOS_FORECAST_TEMPERATURE", "inf", "forecast.temperature: expected a number > 0"),
+        ("KRONOS_FORECAST_TEMPERATURE", "inf", "forecast.temperature: expected a number >= 1e-06"),
         ("KRONOS_BARS_INTERVAL", "7m", "bars.interval: expected 15m or 1h or 1m or 5m, got '7m'"),
         ("KRONOS_SYMBOLS", "A B", "symbols: expected a list A,B of symbols"),
         ("KRONOS_SYMBOLS", "A,A", "symbols: expected each value once"),

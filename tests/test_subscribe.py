@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from kronos_stream.embedded import EmbeddedBroker
-from kronos_stream.errors import BrokerError
+from kronos_stream.errors import BrokerError, SettingsError
 from kronos_stream.kafka import Broker
 from kronos_stream.settings import Settings
 from kronos_stream.subscribe import follow
@@ -99,6 +99,24 @@ async def test_without_from_beginning_only_new_forecasts_are_printed(bootstrap: 
         index += 1
     await following
     assert json.loads(out.getvalue())["open_time"] >= forecast(index=2).open_time
+
+
+async def test_a_subscription_that_is_cancelled_leaves_nothing_behind(bootstrap: str) -> None:
+    publish(bootstrap, forecast())
+    out, before = _Noticed(), asyncio.all_tasks()
+    following = asyncio.create_task(
+        follow(settings(bootstrap), out, as_json=True, from_beginning=True, count=None)
+    )
+    await out.written.wait()
+    following.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+    assert asyncio.all_tasks() == before
+
+
+async def test_without_a_broker_there_is_nothing_to_follow() -> None:
+    with pytest.raises(SettingsError, match=r"kafka.bootstrap: expected HOST:PORT, got none"):
+        await follow(Settings(), io.StringIO(), as_json=True, from_beginning=True, count=1)
 
 
 async def test_a_broker_that_does_not_answer_is_named() -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
+
 from ..errors import ModelError
 from .checkpoints import CONFIG
 from .kronos import Kronos
@@ -32,12 +34,29 @@ def load_pair(
     kronos = Kronos.from_pretrained(model_part, revision=revision)
     # A revision names a commit of the model's repository; the tokenizer has its own.
     pair = kronos, KronosTokenizer.from_pretrained(tokenizer_part)
-    if (pair[0].s1_bits, pair[0].s2_bits) != (pair[1].s1_bits, pair[1].s2_bits):
-        raise ModelError(
-            f"tokenizer: {tokenizer_part} makes ids of {pair[1].s1_bits}+{pair[1].s2_bits} bits, "
-            f"the model {model_part} expects {pair[0].s1_bits}+{pair[0].s2_bits}"
-        )
+    refuse_mismatch(*pair, names=(str(model_part), str(tokenizer_part)))
     return pair
+
+
+def refuse_mismatch(
+    model: Kronos, tokenizer: KronosTokenizer, *, names: tuple[str, str] = ("given", "given")
+) -> None:
+    """ModelError where the two cannot work together."""
+    for part, given, kind in (("model", model, Kronos), ("tokenizer", tokenizer, KronosTokenizer)):
+        if not isinstance(given, kind):
+            raise ModelError(
+                f"{part}: expected a {kind.__module__}.{kind.__name__}, got "
+                f"{type(given).__module__}.{type(given).__name__}"
+            )
+        dtype = next(given.parameters()).dtype
+        if dtype != torch.float32:
+            raise ModelError(f"{part}: expected weights in torch.float32, got {dtype}")
+    bits, expected = ((part.s1_bits, part.s2_bits) for part in (tokenizer, model))
+    if bits != expected:
+        raise ModelError(
+            f"tokenizer: {names[1]} makes ids of {bits[0]}+{bits[1]} bits, the model {names[0]} "
+            f"expects {expected[0]}+{expected[1]}"
+        )
 
 
 def part_of(name: str, part: Literal["model", "tokenizer"]) -> str | Path:

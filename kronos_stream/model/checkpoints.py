@@ -10,20 +10,31 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Annotated, Any, Final, Self
 
+import msgspec.inspect
 import torch
 from huggingface_hub import snapshot_download
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import ModelError
+from ..expected import describe
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 _COMPUTED: Final = ("inv_freq", "basis", "group_basis")
 """Buffers of official checkpoints from which nothing is computed: they may be missing."""
+
+
+_FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Of stored weights."""
+
+Count = Annotated[int, Meta(ge=1)]
+Bits = Annotated[int, Meta(ge=1, le=24)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 def arguments(local: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,9 +43,8 @@ def arguments(local: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Checkpointed(nn.Module):
-    """A module that is made from the keys of its config.json: numbers, but for `words`."""
-
-    words: ClassVar[frozenset[str]] = frozenset()
+    """A module that is made from the keys of its config.json, which its `__init__` names and
+    annotates."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -51,15 +61,14 @@ class Checkpointed(nn.Module):
                 f"found {', '.join(sorted(config)) or 'none'}"
             )
         known = {p.name: config[p.name] for p in parameters if p.name in config}
-        for name, value in known.items():
-            if value is None or (name in cls.words and isinstance(value, str)):
-                continue
-            if not isinstance(value, bool | int | float):
-                raise ModelError(f"{source}: {name} must be a number, got {value!r}")
+        for parameter in parameters:
+            if parameter.name in known:
+                _check(parameter, known[parameter.name], source)
         try:
             return cls(**known)
-        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-            raise ModelError(f"{source}: no {cls.__name__} can be built of it: {error}") from error
+        except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{source}: no {cls.__name__} can be built of it: {reason}") from error
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Self:
@@ -72,6 +81,8 @@ class Checkpointed(nn.Module):
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes config.json and model.safetensors, the float weights as `dtype` if given."""
+        if dtype is not None and dtype not in _FLOATS:
+            raise ModelError(f"dtype: expected {_names(_FLOATS)}, got {dtype!r}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
@@ -86,8 +97,20 @@ class Checkpointed(nn.Module):
         shutil.copymode(folder / CONFIG, folder / WEIGHTS)
 
 
+def _check(parameter: inspect.Parameter, value: Any, source: str) -> None:
+    try:
+        msgspec.convert(value, parameter.annotation)
+    except msgspec.ValidationError as error:
+        expected = describe(msgspec.inspect.type_info(parameter.annotation))
+        raise ModelError(
+            f"{source}: {parameter.name}: expected {expected}, got {value!r}"
+        ) from error
+
+
 def resolve(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint: `name` itself if it is one, else fetched from the hub."""
+    if not isinstance(name, str | Path):
+        raise ModelError(f"model: expected a folder or a hub id, got {name!r}")
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -124,7 +147,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         with _reading(path):
             config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: expected a JSON object: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(config).__name__}")
@@ -164,6 +187,12 @@ def _load(module: nn.Module, path: Path) -> None:
                 f"{path}: {name} has shape {tuple(tensor.shape)}, the config says "
                 f"{tuple(expected[name].shape)}"
             )
+        if expected[name].is_floating_point() and tensor.dtype not in _FLOATS:
+            raise ModelError(f"{path}: {name} is {tensor.dtype}, expected {_names(_FLOATS)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{path}: {name} holds values that are not finite")
     module.load_state_dict(tensors, strict=False)
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(map(str, dtypes))

@@ -5,12 +5,12 @@ bar's open time; hidden states (B, T, d_model); logits (B, T, 2^bits).
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Final, Literal, get_args
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import Checkpointed, arguments
+from .checkpoints import Bits, Checkpointed, Count, Share, arguments
 from .transformer import Attention, Block, RMSNorm
 
 FineHeadRotary = Literal["upstream", "trained", "none"]
@@ -115,32 +115,25 @@ class Kronos(Checkpointed):
     queries; absent: n_heads), `max_context` (bars; absent: 2048 for mini's shape, else 512) and
     `fine_head_rotary` (how the fine head places its query and keys; absent: upstream)."""
 
-    words: ClassVar[frozenset[str]] = frozenset({"fine_head_rotary"})
-
     def __init__(
         self,
         *,
-        s1_bits: int,
-        s2_bits: int,
-        n_layers: int,
-        d_model: int,
-        n_heads: int,
-        ff_dim: int,
-        ffn_dropout_p: float,
-        attn_dropout_p: float,
-        resid_dropout_p: float,
-        token_dropout_p: float,
+        s1_bits: Bits,
+        s2_bits: Bits,
+        n_layers: Count,
+        d_model: Count,
+        n_heads: Count,
+        ff_dim: Count,
+        ffn_dropout_p: Share,
+        attn_dropout_p: Share,
+        resid_dropout_p: Share,
+        token_dropout_p: Share,
         learn_te: bool,
-        n_kv_heads: int | None = None,
-        max_context: int | None = None,
+        n_kv_heads: Count | None = None,
+        max_context: Count | None = None,
         fine_head_rotary: FineHeadRotary | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
-        if fine_head_rotary not in (None, *get_args(FineHeadRotary)):
-            raise ValueError(
-                f"fine_head_rotary must be one of {', '.join(get_args(FineHeadRotary))}, "
-                f"got {fine_head_rotary!r}"
-            )
         self.s1_bits, self.s2_bits = s1_bits, s2_bits
         is_mini = (n_layers, d_model, ff_dim, n_heads) == _MINI
         self.max_context = max_context or (2_048 if is_mini else 512)

@@ -3,7 +3,6 @@
 import logging
 import operator
 from collections.abc import Sequence
-from numbers import Number
 from typing import Any, Final
 
 import numpy as np
@@ -12,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError, ModelError
+from .catalog import refuse_mismatch
 from .features import Scale, scale_of
+from .frames import COLUMNS, time_features, values_of
 from .generate import generate
 from .kronos import Kronos
 from .philox import uniforms
 from .sampling import Sampling
 from .tokenizer import KronosTokenizer
 
-PRICES: Final = ["open", "high", "low", "close"]
-COLUMNS: Final = [*PRICES, "volume", "amount"]
+CLIP: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ class KronosPredictor:
     A frame has the columns open, high, low, close and optionally volume and amount, one row a
     bar. Timestamps are a Series or DatetimeIndex of the bars' open times. Context and horizon
     past `max_context` roll the window, with one warning; the horizon alone must fit.
+
+    Unlike upstream's, paths follow from `seed` alone: the same call gives the same paths, and
+    series i of a batch draws from the seed plus i. Where `top_k` and `top_p` are both given both
+    hold. `predict` has upstream's default `top_p` of 0.9; all paths and quantiles are of the whole
+    distribution unless it is given.
     """
 
     def __init__(
@@ -39,11 +44,20 @@ class KronosPredictor:
         tokenizer: KronosTokenizer,
         device: str | torch.device | None = None,
         max_context: int | None = None,
+        clip: float = CLIP,
     ) -> None:
-        self.device = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        """`max_context`: bars, at most the model's own, which is the default. `clip` is accepted
+        for compatibility: models are trained with 5. ModelError where the two do not fit."""
+        refuse_mismatch(model, tokenizer)
+        if clip != CLIP:
+            raise InputError(f"clip: expected {CLIP:g}, got {clip!r}")
+        self.device = _device(device)
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
-        self.max_context = _integer("max_context", max_context or model.max_context, least=1)
+        own = model.max_context
+        self.max_context = own if max_context is None else _integer("max_context", max_context, 1)
+        if self.max_context > own:
+            log.warning("max_context %d is more than the model's own, %d", self.max_context, own)
         self._warned = False
 
     def predict(
@@ -139,9 +153,7 @@ class KronosPredictor:
         seed: int = 0,
     ) -> pd.DataFrame:
         """Quantiles over paths: rows as `y_timestamp`, columns (channel, level)."""
-        levels = [float(level) for level in quantile_levels]
-        if not levels or any(not 0 <= level <= 1 for level in levels):
-            raise InputError(f"quantile_levels: expected numbers in [0, 1], got {levels}")
+        levels = _levels(quantile_levels)
         paths = self.predict_paths(
             df, x_timestamp, y_timestamp, pred_len, T, top_k, top_p, sample_count, seed=seed
         )
@@ -164,24 +176,25 @@ class KronosPredictor:
                 "the model is in training mode: dropout would be on; call .eval() on model and "
                 "tokenizer first"
             )
-        if not len(frames) == len(x_stamps) == len(y_stamps):
+        lists = {"df_list": frames, "x_timestamp_list": x_stamps, "y_timestamp_list": y_stamps}
+        lengths = [_length(given, name) for name, given in lists.items()]
+        if len(set(lengths)) != 1:
             raise InputError(
-                f"df_list, x_timestamp_list, y_timestamp_list: expected equal lengths, got "
-                f"{len(frames)}, {len(x_stamps)}, {len(y_stamps)}"
+                f"{', '.join(lists)}: expected equal lengths, got {str(lengths)[1:-1]}"
             )
         pred_len = _integer("pred_len", pred_len, least=1)
         paths = _integer("sample_count", paths, least=1)
-        # Series i draws from the seed plus i, which must stay within 64 bits.
+        # The seed plus i must stay within 64 bits.
         seed = _integer("seed", seed, most=2**64 - max(1, len(frames)))
         if pred_len > self.max_context:
             raise InputError(
                 f"pred_len: expected at most {self.max_context} (max_context), got {pred_len}"
             )
-        self._warn_when_rolling(max((len(frame) for frame in frames), default=0) + pred_len)
         series = [
             _Series(i, frame, x, y, pred_len)
             for i, (frame, x, y) in enumerate(zip(frames, x_stamps, y_stamps, strict=True))
         ]
+        self._warn_when_rolling(max((one.length for one in series), default=0) + pred_len)
         out: dict[int, NDArray[np.float64]] = {}
         for length in sorted({one.length for one in series}):
             group = [one for one in series if one.length == length]
@@ -222,17 +235,19 @@ class _Series:
         pred_len: int,
     ) -> None:
         where = f"series {index}"
-        values = _values(frame, where)
+        values = values_of(frame, where)
         if len(values) < 2:
             raise InputError(f"{where}: expected at least 2 bars, got {len(values)}")
-        if len(x_stamps) != len(values):
+        known, ahead = (
+            _length(stamps, f"{where}: {name}")
+            for name, stamps in (("x_timestamp", x_stamps), ("y_timestamp", y_stamps))
+        )
+        if known != len(values):
             raise InputError(
-                f"{where}: x_timestamp has {len(x_stamps)} entries, the frame {len(values)} rows"
+                f"{where}: x_timestamp has {known} entries, the frame {len(values)} rows"
             )
-        if len(y_stamps) != pred_len:
-            raise InputError(
-                f"{where}: y_timestamp has {len(y_stamps)} entries, pred_len is {pred_len}"
-            )
+        if ahead != pred_len:
+            raise InputError(f"{where}: y_timestamp has {ahead} entries, pred_len is {pred_len}")
         self.index = index
         self.length = len(values)
         self.scale: Scale = scale_of(values)
@@ -245,98 +260,50 @@ class _Series:
         )
 
 
+def _device(name: str | torch.device | None) -> torch.device:
+    """InputError where there is no such device."""
+    try:
+        device = torch.device(name or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: {name!r} cannot be used: {reason}") from error
+    return device
+
+
 def _sampling(temperature: float, top_k: int, top_p: float) -> Sampling:
     top_k = _integer("top_k", top_k)
     try:
         return Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"T, top_p: expected numbers, got {temperature!r}, {top_p!r}") from error
 
 
-def _integer(name: str, value: Any, *, least: int = 0, most: int | None = None) -> int:
-    """A Python integer of `least` to `most`, of a Python or numpy one; 5.0 is none."""
+def _levels(given: Sequence[float]) -> list[float]:
+    try:
+        levels = [float(level) for level in given]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"quantile_levels: expected a list of numbers, got {given!r}") from error
+    if not levels or any(not 0 <= level <= 1 for level in levels):
+        raise InputError(f"quantile_levels: expected numbers in [0, 1], got {levels}")
+    return levels
+
+
+def _length(given: Any, name: str) -> int:
+    try:
+        return len(given)
+    except TypeError as error:
+        raise InputError(f"{name}: expected a sequence, got {type(given).__name__}") from error
+
+
+def _integer(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A Python integer of `least` to `most`, of a Python or numpy one; 5.0 is none, nor is True."""
     allowed = f"of {least} or more" if most is None else f"of {least} to {most}"
     try:
         number = operator.index(value)
     except TypeError as error:
         raise InputError(f"{name}: expected an integer {allowed}, got {value!r}") from error
-    if number < least or (most is not None and number > most):
+    wrong = number < least or (most is not None and number > most)
+    if wrong or isinstance(value, bool):
         raise InputError(f"{name}: expected an integer {allowed}, got {value!r}")
     return number
-
-
-def time_features(stamps: pd.Series | pd.DatetimeIndex, where: str) -> NDArray[np.int64]:
-    """Minute, hour, weekday (Monday 0), day, month of each timestamp as written: int64 (n, 5)."""
-    try:
-        _refuse_numbers(pd.Index(stamps), where)
-        index = pd.DatetimeIndex(stamps)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: expected timestamps: {error}") from error
-    if index.hasnans:
-        raise InputError(f"{where}: holds a missing timestamp (NaT)")
-    parts = (index.minute, index.hour, index.day_of_week, index.day, index.month)
-    columns = [np.asarray(part, np.int64) for part in parts]
-    return np.stack(columns, axis=-1)
-
-
-def _refuse_numbers(stamps: pd.Index, where: str) -> None:
-    """InputError where pandas would read numbers as nanoseconds."""
-    dtype = _of_values(stamps.dtype)
-    kind = str(dtype) if pd.api.types.is_numeric_dtype(dtype) else None
-    if pd.api.types.is_object_dtype(dtype):
-        # A NaN among timestamps is a missing one.
-        numbers = (value for value in stamps if isinstance(value, Number) and value == value)
-        kind = next((type(number).__name__ for number in numbers), None)
-    if kind:
-        raise InputError(
-            f"{where}: expected timestamps, got {kind}; milliseconds are "
-            f"pd.to_datetime(..., unit='ms')"
-        )
-
-
-def _of_values(dtype: Any) -> Any:
-    """The dtype of a column's values, which a category has within."""
-    return dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
-
-
-def _refuse_columns(frame: pd.DataFrame, where: str) -> None:
-    """InputError for a column that stands twice or holds times, which would turn into numbers."""
-    used = PRICES if "volume" not in frame else [name for name in COLUMNS if name in frame]
-    for name in used:
-        dtypes = list(frame[[name]].dtypes)
-        if len(dtypes) != 1:
-            raise InputError(f"{where}: {name}: expected one column, got {len(dtypes)}")
-        if _of_values(dtypes[0]).kind in "Mm":
-            raise InputError(f"{where}: {name}: expected numbers, got {dtypes[0]}")
-
-
-def _values(frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"{where}: expected a pandas DataFrame, got {type(frame).__name__}")
-    missing = [name for name in PRICES if name not in frame.columns]
-    if missing:
-        raise InputError(
-            f"{where}: missing columns {missing}; expected {PRICES} and optionally volume, amount"
-        )
-    _refuse_columns(frame, where)
-    try:
-        prices = frame[PRICES].to_numpy(np.float64)
-        volume = (
-            frame["volume"].to_numpy(np.float64) if "volume" in frame else np.zeros(len(prices))
-        )
-        if "volume" not in frame:
-            amount = np.zeros(len(prices))
-        elif "amount" in frame:
-            amount = frame["amount"].to_numpy(np.float64)
-        else:
-            amount = volume * prices.mean(1)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where}: expected numbers in {COLUMNS}: {error}") from error
-    values = np.column_stack((prices, volume, amount))
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = bad[0]
-        raise InputError(
-            f"{where}: {COLUMNS[column]} of row {row} is {values[row, column]}, expected a number"
-        )
-    return values

@@ -9,6 +9,8 @@ from torch import Tensor
 from ..errors import InputError
 
 LIKELIEST: Final = 128
+LEAST_TEMPERATURE: Final = 1e-6
+"""Logits over less would not be float32's any more; it is greedy long before."""
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -20,8 +22,11 @@ class Sampling(Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature: expected a number above 0, got {self.temperature!r}")
+        if not self.temperature >= LEAST_TEMPERATURE:
+            raise InputError(
+                f"temperature: expected a number of {LEAST_TEMPERATURE} or more, got "
+                f"{self.temperature!r}"
+            )
         if self.top_k < 0:
             raise InputError(f"top_k: expected an integer of 0 or more, got {self.top_k!r}")
         if not 0 < self.top_p <= 1:

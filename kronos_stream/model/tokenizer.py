@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..wire.messages import CHANNELS
-from .checkpoints import Checkpointed, arguments
+from .checkpoints import Bits, Checkpointed, Count, Share, arguments
 from .quantizer import Quantizer, bits_of_ids, ids_of_bits
 from .transformer import Block
 
@@ -33,22 +33,22 @@ class KronosTokenizer(Checkpointed):
     def __init__(
         self,
         *,
-        d_in: int,
-        d_model: int,
-        n_heads: int,
-        ff_dim: int,
-        n_enc_layers: int,
-        n_dec_layers: int,
-        ffn_dropout_p: float,
-        attn_dropout_p: float,
-        resid_dropout_p: float,
-        s1_bits: int,
-        s2_bits: int,
+        d_in: Count,
+        d_model: Count,
+        n_heads: Count,
+        ff_dim: Count,
+        n_enc_layers: Count,
+        n_dec_layers: Count,
+        ffn_dropout_p: Share,
+        attn_dropout_p: Share,
+        resid_dropout_p: Share,
+        s1_bits: Bits,
+        s2_bits: Bits,
         beta: float,
         gamma0: float,
         gamma: float,
         zeta: float,
-        group_size: int,
+        group_size: Count,
     ) -> None:
         super().__init__(arguments(locals()))
         if d_in != len(CHANNELS):

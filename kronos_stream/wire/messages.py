@@ -1,7 +1,8 @@
 """Every record on a topic, as a msgspec struct.
 
 Times are integer milliseconds, UTC. A bar is named by its open time. Unknown fields are ignored,
-missing ones are rejected. A foreign producer of ticks needs only `symbol`, `price`, `qty`, `time`.
+missing ones without a default are rejected. A foreign producer of ticks needs only `symbol`,
+`price`, `qty`, `time`.
 """
 
 from typing import Annotated, Final, Literal
@@ -10,11 +11,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 CHANNELS: Final = ("open", "high", "low", "close", "volume", "amount")
+"""The six channels of a K-line, in the order of every array in this project."""
 OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT = range(6)
 """Their places."""
-"""The six channels of a K-line, in the order of every array in this project."""
 
-Symbol = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
+# `$` alone would let a line break pass behind it.
+Symbol = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$(?!\n)")]
 Side = Literal["buy", "sell"]
 TimeMs = int
 

@@ -179,7 +179,9 @@ def test_a_missing_folder_by_its_absolute_path(tmp_path: Path) -> None:
         Kronos.from_pretrained(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"[1, 2]", b'"text"', b"\xff\xfe"], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 100_000], ids=len
+)
 def test_a_broken_config(saved: Path, content: bytes) -> None:
     (saved / "model" / "config.json").write_bytes(content)
     message = refused(saved / "model")
@@ -191,19 +193,25 @@ def test_a_broken_config(saved: Path, content: bytes) -> None:
     ("changes", "expected"),
     [
         ({"d_model": ..., "n_heads": ...}, "needs the keys d_model, n_heads"),
-        ({"d_model": "32"}, "d_model must be a number, got '32'"),
-        ({"n_layers": [2]}, "n_layers must be a number"),
+        ({"d_model": "32"}, "d_model: expected an integer >= 1, got '32'"),
+        ({"n_layers": [2]}, "n_layers: expected an integer >= 1, got [2]"),
+        ({"n_layers": None}, "n_layers: expected an integer >= 1, got None"),
+        ({"n_layers": 2.5}, "n_layers: expected an integer >= 1, got 2.5"),
+        ({"n_layers": True}, "n_layers: expected an integer >= 1, got True"),
+        ({"n_heads": 0}, "n_heads: expected an integer >= 1, got 0"),
+        ({"d_model": -32}, "d_model: expected an integer >= 1, got -32"),
+        ({"max_context": 100.5}, "max_context: expected an integer >= 1, got 100.5"),
+        ({"max_context": 0}, "max_context: expected an integer >= 1, got 0"),
+        ({"s1_bits": 63}, "s1_bits: expected an integer >= 1 and <= 24, got 63"),
+        ({"ffn_dropout_p": 1.5}, "ffn_dropout_p: expected a number >= 0 and <= 1, got 1.5"),
+        ({"learn_te": "yes"}, "learn_te: expected true or false, got 'yes'"),
         (
             {"fine_head_rotary": "sideways"},
-            "fine_head_rotary must be one of upstream, trained, none",
+            "fine_head_rotary: expected none or trained or upstream, got 'sideways'",
         ),
-        ({"fine_head_rotary": 1}, "fine_head_rotary must be one of upstream, trained, none"),
-        ({"n_layers": 2.5}, "no Kronos can be built"),
-        ({"n_heads": 0}, "no Kronos can be built"),
+        ({"fine_head_rotary": 1}, "fine_head_rotary: expected none or trained or upstream, got 1"),
         ({"n_heads": 5}, "n_heads"),
         ({"n_kv_heads": 3}, "n_kv_heads must divide"),
-        ({"d_model": -32}, "no Kronos can be built"),
-        ({"ffn_dropout_p": 1.5}, "no Kronos can be built"),
     ],
 )
 def test_a_config_of_which_nothing_can_be_built(
@@ -229,6 +237,8 @@ def test_a_tokenizer_is_not_a_model(saved: Path) -> None:
         ({"norm.weight": torch.ones(1, 32)}, "norm.weight has shape (1, 32)"),
         ({"norm.weight": torch.full((32,), torch.nan)}, "norm.weight holds values that are not"),
         ({"norm.weight": torch.full((32,), torch.inf)}, "norm.weight holds values that are not"),
+        ({"norm.weight": torch.ones(32, dtype=torch.int8)}, "norm.weight is torch.int8, expected"),
+        ({"norm.weight": torch.ones(32, dtype=torch.bool)}, "norm.weight is torch.bool, expected"),
     ],
 )
 def test_weights_that_do_not_belong_to_the_config(
@@ -238,6 +248,18 @@ def test_weights_that_do_not_belong_to_the_config(
     message = refused(saved / "model")
     assert expected in message
     assert str(saved / "model" / "model.safetensors") in message
+
+
+def test_weights_are_saved_as_floating_point_numbers_alone(saved: Path, tmp_path: Path) -> None:
+    model = Kronos.from_pretrained(saved / "model")
+    with pytest.raises(ModelError, match=r"dtype: expected torch.float32, .* got torch.int8"):
+        model.save_pretrained(tmp_path / "int8", dtype=torch.int8)
+
+
+@pytest.mark.parametrize("name", [None, 123, b"model"])
+def test_a_name_is_text_or_a_path(name: Any) -> None:
+    with pytest.raises(ModelError, match="expected a folder or a hub id, got"):
+        Kronos.from_pretrained(name)
 
 
 def test_a_config_with_more_layers_than_weights(saved: Path) -> None:

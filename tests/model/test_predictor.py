@@ -12,9 +12,9 @@ import torch
 from kronos_stream.errors import InputError, ModelError
 from kronos_stream.model import KronosPredictor
 from kronos_stream.model.features import scale_of
+from kronos_stream.model.frames import COLUMNS, PRICES, time_features
 from kronos_stream.model.generate import generate
 from kronos_stream.model.philox import uniforms
-from kronos_stream.model.predictor import COLUMNS, PRICES, time_features
 from kronos_stream.model.sampling import Sampling
 
 from ..engine.requests import tiny_pair
@@ -191,6 +191,7 @@ def twice(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
         (lambda df: df.assign(volume=times()[0].astype("category")), "volume: expected numbers"),
         (twice("close"), "close: expected one column, got 2"),
         (twice("amount"), "amount: expected one column, got 2"),
+        (lambda df: pd.concat({"BTC": df}, axis=1), "expected columns of one level, got 2"),
         (lambda df: df.to_numpy(), "expected a pandas DataFrame, got ndarray"),
     ],
     ids=[
@@ -205,6 +206,7 @@ def twice(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
         "categories of datetimes",
         "a price twice",
         "amount twice",
+        "two levels",
         "not a frame",
     ],
 )
@@ -304,6 +306,9 @@ def test_lists_of_unequal_lengths() -> None:
         ({"pred_len": 5.0}, "pred_len: expected an integer of 1 or more, got 5.0"),
         ({"pred_len": 129}, r"pred_len: expected at most 128 \(max_context\), got 129"),
         ({"sample_count": 0}, "sample_count: expected an integer of 1 or more, got 0"),
+        ({"pred_len": True}, "pred_len: expected an integer of 1 or more, got True"),
+        ({"T": np.ones(2)}, "T, top_p: expected numbers"),
+        ({"T": 1e-7}, "temperature: expected a number of 1e-06 or more, got 1e-07"),
         ({"sample_count": 2.5}, "sample_count: expected an integer of 1 or more, got 2.5"),
         ({"T": 0.0}, "temperature"),
         ({"top_p": 2.0}, "top_p"),
@@ -345,9 +350,60 @@ def test_training_mode_is_refused(part: str) -> None:
 def test_max_context_is_the_models_unless_named() -> None:
     assert predictor().max_context == 128
     assert predictor(max_context=40).max_context == 40
-    for wrong in (-1, 2.5, "many"):
+    for wrong in (-1, 0, False, 2.5, "many"):
         with pytest.raises(InputError, match="max_context: expected an integer of 1 or more, got"):
             predictor(max_context=wrong)
+
+
+def test_more_than_the_models_context_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert predictor(max_context=129).max_context == 129
+    assert caplog.messages == ["max_context 129 is more than the model's own, 128"]
+
+
+def test_upstreams_arguments_by_position() -> None:
+    assert KronosPredictor(*tiny_pair(), "cpu", 100, 5).max_context == 100
+    with pytest.raises(InputError, match="clip: expected 5, got 3"):
+        predictor(clip=3)
+
+
+def test_a_pair_that_does_not_fit() -> None:
+    (model, tokenizer), (wider, _) = tiny_pair(), tiny_pair(s1_bits=7)
+    pairs: list[tuple[Any, Any, str]] = [
+        (wider, tokenizer, r"tokenizer: .* ids of 6\+6 bits, the model .* expects 7\+6"),
+        (tokenizer, model, "model: expected a .*Kronos, got .*KronosTokenizer"),
+        (model, "builtin", "tokenizer: expected a .*KronosTokenizer, got builtins.str"),
+        (tiny_pair()[0].half(), tokenizer, "model: expected weights in torch.float32, got"),
+    ]
+    for one, other, expected in pairs:
+        with pytest.raises(ModelError, match=expected):
+            KronosPredictor(one, other, device="cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 1.5])
+def test_a_device_that_is_not_there(device: Any) -> None:
+    with pytest.raises(InputError, match=r"device: .* cannot be used"):
+        KronosPredictor(*tiny_pair(), device)
+
+
+@pytest.mark.parametrize("levels", [None, 0.5, ["a"]])
+def test_levels_that_are_none(levels: Any) -> None:
+    with pytest.raises(InputError, match="quantile_levels: expected a list of numbers"):
+        predictor().predict_quantiles(frame(), *times(), STEPS, quantile_levels=levels)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((frame(), None, times()[1]), "series 0: x_timestamp: expected a sequence, got NoneType"),
+        ((frame(), times()[0], None), "series 0: y_timestamp: expected a sequence, got NoneType"),
+        ((None, *times()), "series 0: expected a pandas DataFrame, got NoneType"),
+    ],
+)
+def test_what_has_no_length(given: tuple[Any, Any, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        predictor().predict(*given, STEPS)
+    with pytest.raises(InputError, match="df_list: expected a sequence, got NoneType"):
+        predictor().predict_batch(None, [], [], STEPS)  # type: ignore[arg-type]
 
 
 def test_a_context_must_hold_the_horizon() -> None:
