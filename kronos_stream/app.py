@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import functools
 import gc
+import math
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,16 +15,19 @@ import msgspec
 import structlog
 
 from . import telemetry
-from .bars.calendar import Calendar, calendar_of
+from .bars.calendar import calendar_for
 from .bars.service import BarsService
 from .bars.tables import in_sessions, read_bars
+from .clock import wall_ms
 from .console import Console
 from .context.contexts import Contexts
 from .context.store import ContextStore
+from .drain import drained
 from .embedded import EmbeddedBroker, EmbeddedStore
 from .engine.client import EngineClient
 from .engine.messages import EngineHello
 from .engine.spec import bars_needed, resolve_spec
+from .errors import CalendarEndError
 from .feeds.pacing import Backpressure
 from .feeds.service import FeedService
 from .forecasts.record import check_message_size
@@ -33,7 +37,7 @@ from .settings import Settings
 from .signals import stopped_by_signals
 from .watchdog import Watchdog
 from .wire.ids import digest
-from .wire.intervals import INTERVAL_MS
+from .wire.intervals import DAY_MS
 from .wire.messages import Bar, ForecastSpec
 from .wire.topics import group_name
 
@@ -42,6 +46,7 @@ log = structlog.get_logger()
 DEFAULT_LOOKBACK: Final = 400
 PATIENCE_S: Final = 10.0
 BEAT_S: Final = 1.0
+ENDS_SOON_MS: Final = 30 * DAY_MS
 
 
 async def run(
@@ -72,7 +77,7 @@ def spare_the_collector() -> None:
 
 async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) -> None:
     whole = stages == ("feed", "bars", "forecast")
-    _refuse_unknown_calendars(settings)
+    _check_calendars(settings)
     async with AsyncExitStack() as stack:
         console = Console(settings, sys.stdout)
         broker = await stack.enter_async_context(_broker(settings, console if whole else None))
@@ -126,14 +131,13 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
         if "bars" in stages:
             await _first(tasks, bars_service.ready.wait())
         if "feed" in stages:
-            calendars = _calendars(settings)
             feed = FeedService(
                 settings,
                 broker,
                 kind=settings.feed.kind or "kafka",
                 read_history=functools.partial(_read_history, settings),
                 history_bars=history_bars,
-                exists=lambda symbol, open_time: calendars(symbol).is_open(open_time),
+                exists=lambda symbol, time: calendar_for(settings.bars, symbol).is_open(time),
                 bars_limit=bars,
                 backpressure=backpressure,
             )
@@ -143,10 +147,22 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
             del tasks["feed"]
             if backpressure is None:
                 return
-            await _first(tasks, backpressure.wait_idle())
             if settings.feed.kind != "kafka":
+                patience_s = math.inf if broker.embedded else PATIENCE_S
+                done = _done(broker, bars_service, forecast_service, patience_s)
+                await _first(tasks, done)
                 return
         await _first(tasks, asyncio.Event().wait())
+
+
+async def _done(
+    broker: Broker, bars: BarsService, forecasts: ForecastService, patience_s: float
+) -> None:
+    """Until what the feed has written, and what was there before, is dealt with to the end."""
+    for stage, topic in ((bars, broker.topics.ticks), (forecasts, broker.topics.bars)):
+        ends = await broker.end_offsets(topic, range(await broker.partitions(topic)))
+        await drained(stage, ends, patience_s=patience_s)
+        await stage.flush()
 
 
 @asynccontextmanager
@@ -218,9 +234,9 @@ async def _forecast_service(
         hello,
         group=group_name(settings.kafka, "forecasts", settings.bars.interval, scope),
         spec_of=lambda symbol: msgspec.structs.replace(
-            spec, calendar=_calendar_name(settings, symbol)
+            spec, calendar=settings.bars.calendar_name(symbol)
         ),
-        calendar_of=_calendars(settings),
+        calendar_of=functools.partial(calendar_for, settings.bars),
         shed=settings.forecast.shed == "on",
         backpressure=backpressure,
         on_forecast=console.on_forecast,
@@ -236,18 +252,14 @@ def _scope(settings: Settings, spec: ForecastSpec, hello: EngineHello) -> str:
     return digest(hello.model_revision, spec, calendars, topics, size=4)
 
 
-def _calendar_name(settings: Settings, symbol: str) -> str:
-    return settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
-
-
-def _refuse_unknown_calendars(settings: Settings) -> None:
-    for name in {settings.bars.calendar, *settings.bars.symbol_calendars.values()}:
-        calendar_of(name, INTERVAL_MS[settings.bars.interval])
-
-
-def _calendars(settings: Settings) -> Callable[[str], Calendar]:
-    interval_ms = INTERVAL_MS[settings.bars.interval]
-    return lambda symbol: calendar_of(_calendar_name(settings, symbol), interval_ms)
+def _check_calendars(settings: Settings) -> None:
+    """SettingsError for one that there is not; a warning for one that ends soon."""
+    soon = wall_ms() + ENDS_SOON_MS
+    for symbol in ("", *settings.bars.symbol_calendars):
+        try:
+            calendar_for(settings.bars, symbol).next_open(soon)
+        except CalendarEndError as error:
+            log.warning("calendar_ends", detail=str(error))
 
 
 def _history_bars(settings: Settings) -> int:
@@ -258,7 +270,7 @@ def _history_bars(settings: Settings) -> int:
 
 def _read_history(settings: Settings, path: Path, symbol: str) -> list[Bar]:
     read = read_bars(path, settings.bars.interval, symbol=symbol)[symbol]
-    kept = in_sessions(read, _calendars(settings)(symbol))
+    kept = in_sessions(read, calendar_for(settings.bars, symbol))
     if len(kept) < len(read):
         outside = len(read) - len(kept)
         log.info("history_outside_sessions", symbol=symbol, bars=outside, of=len(read))

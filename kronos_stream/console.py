@@ -11,6 +11,7 @@ from typing import Final, TextIO
 from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from .settings import Settings
 from .summary import band, bar_line, forecast_line, price, skipped_line
@@ -175,7 +176,7 @@ class Console:
         for name in ("p50\nms", "p99\nms", "\nbars", "late\nticks", "\nskipped"):
             table.add_column(name, justify="right", no_wrap=True)
         for symbol, row in self._rows.items():
-            table.add_row(symbol, *_cells(row))
+            table.add_row(Text(symbol), *_cells(row))
         return table
 
 

@@ -24,6 +24,10 @@ class SettingsError(KronosStreamError):
     """A flag, environment variable or TOML value that cannot be used."""
 
 
+class CalendarEndError(SettingsError):
+    """A time past what the exchange calendar knows."""
+
+
 class InputError(KronosStreamError):
     """A file, table or array that cannot be used."""
 

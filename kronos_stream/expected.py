@@ -25,7 +25,7 @@ def _words(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         noun = "an integer" if isinstance(kind, inspect.IntType) else "a number"
         bounds = ((">", kind.gt), (">=", kind.ge), ("<", kind.lt), ("<=", kind.le))
-        words = [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
+        words = [f"{sign} {_number(bound)}" for sign, bound in bounds if bound is not None]
         return f"{noun} {' and '.join(words)}".rstrip()
     if isinstance(kind, inspect.LiteralType):
         return " or ".join(str(value) for value in kind.values)
@@ -39,3 +39,7 @@ def _words(kind: inspect.Type) -> str:
         length = f" of {kind.min_length} to {kind.max_length} characters" if kind.max_length else ""
         return f"a string{length} that matches {kind.pattern}"
     return "a string"
+
+
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from .secrets import masked
 from .wire.messages import Symbol
 
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
 
@@ -116,7 +117,7 @@ class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Bars (parquet or csv; a file or a folder with one file a symbol) for cold symbols."""
     speed: Annotated[float, Meta(gt=0)] = 60.0
     """Virtual seconds per wall second; `inf` (flag: max) writes as fast as the stages take it."""
-    seed: int = 7
+    seed: Seed = 7
     start_ms: NotNegative = 1_735_689_600_000
     """Virtual time at which the simulated feed begins: 2025-01-01 00:00 UTC. Where every market is
     closed then, when the first one opens."""
@@ -160,6 +161,10 @@ class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_rejected_per_s: Annotated[float, Meta(gt=0)] = 1_000.0
     """Rejected and late records above this rate are only counted."""
 
+    def calendar_name(self, symbol: str) -> str:
+        """A symbol's own calendar, else the common one."""
+        return self.symbol_calendars.get(symbol, self.calendar)
+
 
 class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bars to rolling context."""
@@ -184,7 +189,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What weights are multiplied in. bfloat16 pays on a GPU, and on a CPU that multiplies it
     (AVX512-BF16, AMX)."""
-    threads: NotNegative = 0
+    threads: Annotated[int, Meta(ge=0, le=1_024)] = 0
     """CPU threads of the engine process; 0: all cores. Fewer where other work shares them."""
     native: bool = True
     """Compile the engine's kernels with g++ where it is at hand; on a CPU only."""
@@ -214,9 +219,9 @@ class ForecastSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Overrides the profile's (distribution 1.0, point 0.6)."""
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Overrides the profile's (distribution 1.0, point 0.9)."""
-    top_k: NotNegative = 0
+    top_k: Annotated[int, Meta(ge=0, le=2**24)] = 0
     """Sample from the k likeliest tokens; 0: all, 1: greedy."""
-    seed: int = 7
+    seed: Seed = 7
     join: Literal["none", "last_close"] = "last_close"
     """last_close shifts each path by the reconstruction error of the last close."""
     tiny_prices: Literal["skip", "scale"] = "skip"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ def stopped_by_signals() -> Iterator[None]:
     def stop() -> None:
         nonlocal asked
         if asked:
+            for child in multiprocessing.active_children():
+                child.kill()
             os._exit(FORCED)
         asked = True
         body.cancel()

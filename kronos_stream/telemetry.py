@@ -6,6 +6,7 @@ own name. Log events are snake_case nouns with fields.
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Final, TextIO, cast
 
 import structlog
@@ -81,6 +82,14 @@ class _StandardError:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+def forget_partitions(stage: str, numbers: Iterable[int]) -> None:
+    """Partitions that are another member's now: their last figures would stand for ever."""
+    for number in numbers:
+        EVENT_LAG.remove(stage, str(number))
+        if stage == "bars":
+            WATERMARK.remove(str(number))
 
 
 def configure(settings: TelemetrySettings) -> None:

@@ -1,10 +1,13 @@
 """The wiring's own rules."""
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from kronos_stream.app import _read_history, _scope
+from kronos_stream.app import _done, _read_history, _scope
 from kronos_stream.bars.calendar import calendar_of
 from kronos_stream.bars.tables import write_bars
 from kronos_stream.settings import BarsSettings, KafkaSettings, Settings
@@ -33,3 +36,50 @@ def test_history_outside_a_symbols_sessions_is_left_out(tmp_path: Path) -> None:
     assert 78 < len(kept) < len(bars)
     assert [one.open_time for one in _read_history(settings, path, "AAA")] == kept
     assert len(_read_history(Settings(), path, "AAA")) == len(bars)
+
+
+class _Topics:
+    """Two topics that grow as the stages work."""
+
+    ticks, bars = "ticks", "bars"
+
+    def __init__(self) -> None:
+        self.topics = self
+        self.ends = {"ticks": 5, "bars": 2}
+
+    async def partitions(self, topic: str) -> int:
+        return 1
+
+    async def end_offsets(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        return dict.fromkeys(partitions, self.ends[topic])
+
+
+class _Stage:
+    """Deals with a record whenever it is looked at; what it sends is there once it flushes."""
+
+    waits_for = None
+
+    def __init__(self, topics: _Topics, reads: str, writes: str | None = None) -> None:
+        self._topics, self._reads, self._writes = topics, reads, writes
+        self.at = 0
+
+    def positions(self) -> dict[int, int]:
+        self.at = min(self.at + 1, self._topics.ends[self._reads])
+        return {0: self.at}
+
+    def trouble(self) -> None:
+        return None
+
+    async def flush(self) -> None:
+        if self._writes is not None:
+            self._topics.ends[self._writes] += self.at
+
+
+async def test_a_run_ends_once_the_bars_of_its_ticks_are_forecast_whoever_wrote_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kronos_stream.drain.EVERY_S", 0.0)
+    topics = _Topics()
+    bars, forecasts = _Stage(topics, "ticks", "bars"), _Stage(topics, "bars")
+    await _done(topics, bars, forecasts, math.inf)  # type: ignore[arg-type]
+    assert (bars.at, forecasts.at) == (5, 7)

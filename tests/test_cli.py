@@ -74,6 +74,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Settings, dict[str, A
         ("run --symbols A --tokenizer none", "model.tokenizer: expected builtin, a folder"),
         ("run --symbols A --feed kafka --bars 3", "--bars: expected --feed simulated or replay"),
         ("run --symbols A --calendar NOPE", "bars.calendar: expected 24/7 or a name of"),
+        (
+            "run --symbols A --set bars.symbol_calendars=A=NOPE",
+            "bars.symbol_calendars: A: expected 24/7 or a name of",
+        ),
+        (
+            "run --symbols A --set forecast.seed=9223372036854775808",
+            "forecast.seed: expected an integer >= -9223372036854775808 and <= 9223372036854775807",
+        ),
+        ("run --symbols A --set model.threads=1025", "model.threads: expected an integer >= 0 and"),
         ("run --symbols A --set grace=1", "--set grace=1: no setting 'grace'"),
         ("run --symbols A --set grace", "--set: expected KEY=VALUE, got 'grace'"),
         ("run --symbols A --config none.toml", "config file none.toml: expected a TOML file"),

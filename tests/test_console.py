@@ -112,6 +112,15 @@ def test_a_symbol_that_was_not_listed_gets_a_row() -> None:
     assert "NEWUSDT" in out.getvalue()
 
 
+@pytest.mark.parametrize("symbol", ["[/x]", "[red]ETH", "[BTC]"])
+def test_a_symbol_is_no_markup(symbol: str) -> None:
+    console, out = table(msgspec.convert({"symbols": "all"}, Settings))
+    console.start()
+    console.on_bar(bar(symbol))
+    console.stop()
+    assert symbol in out.getvalue()
+
+
 def test_a_reader_that_leaves_does_not_end_the_run() -> None:
     reading, writing = os.pipe()
     os.close(reading)

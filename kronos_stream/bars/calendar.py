@@ -10,8 +10,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SettingsError
-from ..wire.intervals import DAY_MS, open_time_of
+from ..errors import CalendarEndError, SettingsError
+from ..settings import BarsSettings
+from ..wire.intervals import DAY_MS, INTERVAL_MS, open_time_of
 
 ALWAYS: Final = "24/7"
 _FIRST_SESSION: Final = "1990-01-01"
@@ -24,7 +25,8 @@ class Calendar(Protocol):
         """Whether the interval that begins at `open_time` exists."""
 
     def next_open(self, open_time: int) -> int:
-        """The open time of the first interval after `open_time`."""
+        """The open time of the first interval after `open_time`; CalendarEndError past the last
+        one that is known."""
 
     def count_between(self, first: int, last: int) -> int:
         """Intervals with `first` ≤ open time < `last`."""
@@ -113,7 +115,7 @@ class Sessions:
     def next_open(self, open_time: int) -> int:
         place = bisect_right(self._opens, open_time)
         if place == len(self._opens):
-            raise SettingsError(
+            raise CalendarEndError(
                 f"bars.calendar: {self._name} is known until {_date(self._opens[-1])}, asked for "
                 f"what follows {_date(open_time)}"
             )
@@ -140,6 +142,17 @@ class Sessions:
 def calendar_of(name: str, interval_ms: int) -> Calendar:
     """The calendar called `name`; SettingsError where there is none."""
     return AlwaysOpen(interval_ms) if name == ALWAYS else Sessions(name, interval_ms)
+
+
+def calendar_for(bars: BarsSettings, symbol: str) -> Calendar:
+    """A symbol's calendar; SettingsError names the setting that it comes from."""
+    try:
+        return calendar_of(bars.calendar_name(symbol), INTERVAL_MS[bars.interval])
+    except SettingsError as error:
+        if symbol not in bars.symbol_calendars:
+            raise
+        own = f"bars.symbol_calendars: {symbol}"
+        raise SettingsError(str(error).replace("bars.calendar", own, 1)) from error
 
 
 def _stamps(wall_ms: NDArray[np.int64]) -> NDArray[np.int64]:

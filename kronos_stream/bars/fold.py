@@ -8,6 +8,7 @@ watermark_at_low_water), knowing which bars were published, gives the same again
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from msgspec import Struct
 
@@ -18,9 +19,12 @@ from ..wire.foreign import TickDecoder, Trade
 from ..wire.intervals import DAY_MS, INTERVAL_MS, end_mark
 from ..wire.messages import Bar
 from .builder import BarBuilder
-from .calendar import ALWAYS, Calendar, calendar_of
+from .calendar import ALWAYS, Calendar, calendar_for
 from .outputs import BarOut, LateOut, Output, RejectedOut
 from .symbols import SymbolState
+
+_NEVER: Final = 1 << 62
+"""After every time in ms."""
 
 
 class Restored(Struct, frozen=True):
@@ -48,8 +52,7 @@ class BarsConfig(Struct, frozen=True):
 
     def calendar(self, symbol: str) -> Calendar:
         """The symbol's calendar."""
-        name = self.bars.symbol_calendars.get(symbol, self.bars.calendar)
-        return calendar_of(name, self.interval_ms)
+        return calendar_for(self.bars, symbol)
 
 
 class PartitionFold:
@@ -117,10 +120,11 @@ class PartitionFold:
                     if after is None
                     else max(self.next_open, after + self._interval_ms)
                 )
-                due.append(symbol.existing(next_))
-        if self.watermark is None or not due:
+                due.append(symbol.existing_before(next_, _NEVER))
+        first = min(due, default=_NEVER)
+        if self.watermark is None or first == _NEVER:
             return None
-        return min(due) + self._interval_ms + self._bars.grace_ms
+        return first + self._interval_ms + self._bars.grace_ms
 
     def _oldest(self) -> tuple[int, int | None]:
         began = [b for s in self._symbols.values() for b in s.open.values()]
@@ -370,7 +374,7 @@ class PartitionFold:
     # -- rules ---------------------------------------------------------------------------------
 
     def _known(self, name: str, last: Bar | None) -> SymbolState:
-        always = self._bars.symbol_calendars.get(name, self._bars.calendar) == ALWAYS
+        always = self._bars.calendar_name(name) == ALWAYS
         calendar = None if always else self.config.calendar(name)
         return SymbolState(name, calendar, last)
 

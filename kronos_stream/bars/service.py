@@ -178,6 +178,10 @@ class BarsService:
         """The next offset to be folded, by owned partition."""
         return {n: p.next_offset for n, p in self._partitions.items()}
 
+    async def flush(self) -> None:
+        """Until what was sent is acknowledged."""
+        await self._publisher.flush()
+
     def trouble(self) -> str | None:
         """For /readyz."""
         if not self.ready.is_set() or not self._subscription.assigned:
@@ -201,6 +205,7 @@ class BarsService:
         pure function of the records, whoever else read them meanwhile."""
         log.info("bars_assigned", partitions=sorted(assignment))
         telemetry.ASSIGNMENTS.labels("bars").inc()
+        telemetry.forget_partitions("bars", set(self._partitions) - assignment)
         self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
         new = sorted(assignment - set(self._partitions))
         ticks = self._broker.topics.ticks

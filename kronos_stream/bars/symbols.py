@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SettingsError
+from ..errors import CalendarEndError
 from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import Calendar
@@ -64,7 +64,7 @@ class SymbolState:
         """The same, `end` where the calendar is not known so far."""
         try:
             return self.existing(open_time)
-        except SettingsError:
+        except CalendarEndError:
             return end
 
     def follow_id(self, trade_id: int, time: int, interval_ms: int) -> bool:

@@ -3,13 +3,14 @@
 -- KEYS[1]  sorted set: score = open time, member = revision u32 | offset u64 | flags u8 | values
 -- ARGV     open_time, revision u32, offset u64, body (flags and values),
 --          prev_open_time ('' = the symbol's first bar made from ticks), want,
---          keep (bars; 0 = more follow at once, the last of which trims)
+--          keep (bars; 0 = more follow at once, the last of which trims), for_ms (a symbol of
+--          which nothing is appended for so long is forgotten)
 -- Answer   {status, rows}: rows is one string of open time u64 | member for each bar, oldest first
 --
 -- Offsets are compared as numbers: Lua compares strings by the server's locale.
 local key, open_time = KEYS[1], ARGV[1]
 local revision, offset, body, prev = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local want, keep = tonumber(ARGV[6]), tonumber(ARGV[7])
+local want, keep, for_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local HISTORY, FIRST = 4, string.char(0, 0, 0, 0)
 
 local function offset_of(member) return (struct.unpack('>I8', string.sub(member, 5, 12))) end
@@ -92,6 +93,8 @@ if keep > 0 and redis.call('ZCARD', key) > keep then
     end
   end
 end
+
+if keep > 0 then redis.call('PEXPIRE', key, for_ms) end
 
 local rows = {}
 for i = #newest_first, 1, -1 do rows[#rows + 1] = newest_first[i] end

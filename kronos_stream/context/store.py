@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from ..errors import StoreError
 from ..settings import RedisSettings
+from ..wire.intervals import DAY_MS
 from ..wire.messages import Bar
 from .client import client_of
 from .packed import body, head, window_of
@@ -21,6 +22,9 @@ from .window import Window
 Status = Literal["applied", "duplicate", "conflict", "hole"]
 T = TypeVar("T")
 
+KEPT_MS: Final = 60 * DAY_MS
+"""A context to which nothing is appended for so long is forgotten: what another model or other
+settings left, too. Longer than any exchange is closed; a symbol that comes back is rebuilt."""
 PIPELINE: Final = 500
 """Bars sent before their answers are read, when a context is rebuilt."""
 
@@ -93,7 +97,7 @@ class ContextStore:
     def _args(self, bar: Bar, offset: int, want: int, keep: int) -> list[bytes | int]:
         prev = b"" if bar.prev_open_time is None else str(bar.prev_open_time).encode()
         revision, place = head(bar, offset)
-        return [bar.open_time, revision, place, body(bar), prev, want, keep]
+        return [bar.open_time, revision, place, body(bar), prev, want, keep, KEPT_MS]
 
 
 async def _cancellable(call: Awaitable[T]) -> T:

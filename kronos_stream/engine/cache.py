@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import torch
 
+from ..errors import EngineError
 from ..model.kronos import FINE_HEADS
 from ..wire.messages import ForecastSpec
 from .kv import KV, kept
@@ -77,10 +78,15 @@ class PrefixCache:
             for shape, dtype in zip(shapes, dtypes, strict=True)
         )
         self.capacity = max(1, budget_bytes // self.slot_bytes)
-        self.model, self.fine, self.encoder, self.decoder = (
-            KV(layers, self.capacity, heads, length, width, dtype, nets.device)
-            for (layers, heads, length, width), dtype in zip(shapes, dtypes, strict=True)
-        )
+        try:
+            self.model, self.fine, self.encoder, self.decoder = (
+                KV(layers, self.capacity, heads, length, width, dtype, nets.device)
+                for (layers, heads, length, width), dtype in zip(shapes, dtypes, strict=True)
+            )
+        except RuntimeError as error:
+            raise EngineError(
+                f"model.cache_mib: {budget_bytes // 2**20} MiB cannot be allocated on {nets.device}"
+            ) from error
         self.prefixes = Prefixes(self.model, self.fine, self.decoder)
         self._made = 0
         self._free: list[Slot] = []

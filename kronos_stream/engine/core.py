@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import EngineError
+from ..errors import EngineError, InputError
 from ..model.checkpoints import revision_of
+from ..model.devices import device_of
 from ..model.features import CLIP, PRICE_CHANNELS, Scale
 from ..model.kronos import Kronos
 from ..model.philox import uniforms
@@ -53,18 +54,6 @@ class _Restored(NamedTuple):
     miss: NDArray[np.float64]
 
 
-def _device(name: str) -> torch.device:
-    try:
-        one = torch.ones(1, device=name)
-        one.item()
-        return one.device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
-        raise EngineError(
-            f"model.device: expected a device that torch can use here, got {name!r}: {why}"
-        ) from error
-
-
 class Engine:
     """Refuses a model in training mode: dropout would be on."""
 
@@ -91,7 +80,10 @@ class Engine:
         self.spec = spec
         # The digest is of the weights as loaded, whatever dtype they are run in.
         self.revision = revision or revision_of(model, tokenizer)
-        self._device = _device(device)
+        try:
+            self._device = device_of(device)
+        except InputError as error:
+            raise EngineError(f"model.{error}") from error
         self._nets = Networks(model, tokenizer, spec, longest + MAX_CHUNK, self._device)
         self._sampling = Sampling(temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
         self._planner = Planner(self.revision, spec)

@@ -54,11 +54,6 @@ class Backpressure:
         while any(self._open[stage] > limit for stage, limit in self._limits.items()):
             await self._progress()
 
-    async def wait_idle(self) -> None:
-        """Until every stage has finished all that was produced."""
-        while any(self._open.values()):
-            await self._progress()
-
     async def _progress(self) -> None:
         self._changed.clear()
         try:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..bars.calendar import calendar_of
+from ..bars.calendar import calendar_for
 from ..bars.tables import check_ending, in_sessions, read_bars, write_rows
 from ..clock import wall_ms
 from ..context.window import Window
@@ -16,7 +16,6 @@ from ..engine.messages import EngineHello
 from ..engine.spec import bars_needed, resolve_spec
 from ..errors import InputError
 from ..settings import Settings
-from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Forecast, Timing
 from .record import build_forecast, due_forecast
 
@@ -48,8 +47,8 @@ def forecast_file(bars: Path, symbol: str, settings: Settings, out: Path) -> For
 def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
     """The record at the last bar of `symbol` in a bars file."""
     interval = settings.bars.interval
-    calendar_name = settings.bars.symbol_calendars.get(symbol, settings.bars.calendar)
-    calendar = calendar_of(calendar_name, INTERVAL_MS[interval])
+    calendar_name = settings.bars.calendar_name(symbol)
+    calendar = calendar_for(settings.bars, symbol)
     read = read_bars(bars, interval, symbol=symbol)[symbol]
     series = in_sessions(read, calendar)
     if len(series) < len(read):

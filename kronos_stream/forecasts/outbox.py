@@ -89,10 +89,10 @@ class Outbox:
         if self._on_forecast is not None:
             self._on_forecast(forecast, acknowledged_ms - timing.bar_read)
 
-    async def skip(self, due: Due, bar: Bar, reason: str, detail: str) -> None:
+    async def skip(self, forecast_id: str, bar: Bar, reason: str, detail: str) -> None:
         """Sends the record that says why there is no forecast."""
         skipped = Skipped(
-            id=due.id,
+            id=forecast_id,
             symbol=bar.symbol,
             interval=bar.interval,
             open_time=bar.open_time,

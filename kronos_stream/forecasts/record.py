@@ -42,7 +42,8 @@ class Due(NamedTuple):
 def due_forecast(
     window: Window, spec: ForecastSpec, calendar: Calendar, model_revision: str
 ) -> Due | None:
-    """What is due at the window's last bar; None where the lookback is not complete."""
+    """What is due at the window's last bar; None where the lookback is not complete.
+    CalendarEndError where the calendar does not know the horizon."""
     interval_ms = INTERVAL_MS[window.interval]
     span = span_of(window.symbol, window.open_times, interval_ms, spec)
     if span is None:

@@ -22,12 +22,13 @@ from ..context.contexts import Contexts
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply
 from ..engine.spec import bars_needed
-from ..errors import BrokerError
+from ..errors import BrokerError, CalendarEndError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
 from ..summary import utc
 from ..wire.bars import decode_bar
+from ..wire.ids import forecast_id
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
 from .engine import Engine
@@ -154,6 +155,10 @@ class ForecastService:
         """The next offset to be read, by owned partition."""
         return {n: p.next_offset for n, p in self._partitions.items()}
 
+    async def flush(self) -> None:
+        """Until what was sent is acknowledged."""
+        await self._publisher.flush()
+
     def trouble(self) -> str | None:
         """For /readyz."""
         if not self.ready.is_set() or not self._subscription.assigned:
@@ -181,7 +186,9 @@ class ForecastService:
         log.info("forecasts_assigned", partitions=sorted(assignment))
         telemetry.ASSIGNMENTS.labels("forecast").inc()
         bars = self._broker.topics.bars
+        telemetry.forget_partitions("forecast", set(self._partitions) - assignment)
         self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
+        self._measure_unfinished()
         self._home = {s: n for s, n in self._home.items() if n in assignment}
         new = sorted(assignment - set(self._partitions))
         commits = await self._broker.committed(self._group, bars, new)
@@ -283,12 +290,18 @@ class ForecastService:
         partition = self._partitions[record.partition]
         partition.newest = max(partition.newest, bar.open_time)
         spec = self._spec_of(bar.symbol)
-        due = due_forecast(window, spec, self._calendar_of(bar.symbol), self._hello.model_revision)
+        revision = self._hello.model_revision
+        try:
+            due = due_forecast(window, spec, self._calendar_of(bar.symbol), revision)
+        except CalendarEndError as error:
+            identity = forecast_id(bar.symbol, bar.interval, bar.open_time, revision, spec)
+            await self._outbox.skip(identity, bar, "calendar_ends", str(error))
+            return
         if due is None:
             self._say_short(bar.symbol, len(window), spec)
         elif due.missing > (most := self._settings.context.max_missing_bars):
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
-            await self._outbox.skip(due, bar, "too_many_missing_bars", detail)
+            await self._outbox.skip(due.id, bar, "too_many_missing_bars", detail)
         else:
             partition.unfinished[record.offset] = bar.open_time
             self._measure(record.partition, partition)
@@ -307,7 +320,8 @@ class ForecastService:
             window = await self._patiently(self._contexts.window, bar, offset)
             spec = self._spec_of(symbol)
             if window is not None and len(window) >= spec.lookback:
-                requests.append(request_of(window, spec, self._calendar_of(symbol), "", 0))
+                with contextlib.suppress(CalendarEndError):
+                    requests.append(request_of(window, spec, self._calendar_of(symbol), "", 0))
         self._to_warm.clear()
         if requests:
             await self._engine.prepare(requests)
@@ -340,7 +354,7 @@ class ForecastService:
             if item.bar.open_time < newest:
                 closed = newest + INTERVAL_MS[item.bar.interval]
                 told = f"a newer bar closed at {utc(closed)}"
-                await self._outbox.skip(item.due, item.bar, "stale", told)
+                await self._outbox.skip(item.due.id, item.bar, "stale", told)
                 self._finish(item)
             else:
                 fresh.append(item)
@@ -356,7 +370,7 @@ class ForecastService:
         sent = []
         for item, reply in zip(batch, replies, strict=True):
             if reply.refused is not None:
-                await self._outbox.skip(item.due, item.bar, reply.refused, "")
+                await self._outbox.skip(item.due.id, item.bar, reply.refused, "")
                 self._finish(item)
             else:
                 sent.append((item, *await self._outbox.send(item, reply)))
@@ -373,6 +387,9 @@ class ForecastService:
 
     def _measure(self, number: int, partition: Owned) -> None:
         telemetry.EVENT_LAG.labels("forecast", str(number)).set(partition.behind_ms() / 1000)
+        self._measure_unfinished()
+
+    def _measure_unfinished(self) -> None:
         telemetry.UNFINISHED.set(sum(len(p.unfinished) for p in self._partitions.values()))
 
     def _finished_one(self) -> None:

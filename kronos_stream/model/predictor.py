@@ -3,7 +3,7 @@
 import logging
 import operator
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, ModelError
 from .catalog import refuse_mismatch
-from .features import Scale, scale_of
+from .devices import device_of
+from .features import CLIP, Scale, scale_of
 from .frames import COLUMNS, time_features, values_of
 from .generate import generate
 from .kronos import Kronos
 from .philox import uniforms
 from .sampling import Sampling
 from .tokenizer import KronosTokenizer
-
-CLIP: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class KronosPredictor:
         refuse_mismatch(model, tokenizer)
         if clip != CLIP:
             raise InputError(f"clip: expected {CLIP:g}, got {clip!r}")
-        self.device = _device(device)
+        self.device = device_of(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
         own = model.max_context
@@ -258,17 +257,6 @@ class _Series:
                 time_features(y_stamps, f"{where}: y_timestamp"),
             )
         )
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    """InputError where there is no such device."""
-    try:
-        device = torch.device(name or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device: {name!r} cannot be used: {reason}") from error
-    return device
 
 
 def _sampling(temperature: float, top_k: int, top_p: float) -> Sampling:

@@ -53,3 +53,7 @@ def test_past_the_end_of_the_known_calendar_nothing_is_due() -> None:
     made = fold.tick(0, Trade("B", ends + 1_000_000, 100, 1, 7))
     bars = [out.bar for out in made if isinstance(out, BarOut)]
     assert [(b.symbol, b.open_time) for b in bars] == [("B", ends + 300_000), ("B", ends + 600_000)]
+    grace_ms = settings.grace_ms
+    assert fold.next_close_ms == ends + 1_200_000 + grace_ms
+    alone = PartitionFold(config=config, restored=Restored(ends + 310_000, {"A": known["A"]}))
+    assert alone.next_close_ms is None

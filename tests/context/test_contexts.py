@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from kronos_stream.context.contexts import Contexts
-from kronos_stream.context.store import ContextStore
+from kronos_stream.context.store import KEPT_MS, ContextStore
 from kronos_stream.context.window import Window
 from kronos_stream.errors import StoreError
 from kronos_stream.settings import RedisSettings
@@ -186,6 +187,19 @@ async def test_keeps_no_more_than_it_needs(store: ContextStore) -> None:
     window = (await store.append(bars[-1], len(bars) - 1, want=10 * KEEP)).window
     assert window is not None
     assert len(window) == KEEP
+
+
+async def test_what_nobody_appends_to_is_forgotten(
+    store: ContextStore, redis_url: str, topic_prefix: str
+) -> None:
+    bars = chain(3)
+    await store.extend([(b, i) for i, b in enumerate(bars[:2])])
+    await store.append(bars[2], 2, want=2)
+    async with Redis.from_url(redis_url) as redis:
+        keys = await redis.keys(f"{topic_prefix}:*")
+        left_ms = [await redis.pttl(key) for key in keys]
+    assert len(keys) == 1
+    assert 0.9 * KEPT_MS < left_ms[0] <= KEPT_MS
 
 
 async def test_an_emptied_store_is_read_back_once_for_the_whole_partition(

@@ -292,6 +292,13 @@ def test_training_mode_is_refused() -> None:
         Engine(model.train(), tokenizer, spec())
 
 
+def test_a_cache_that_cannot_be_allocated_is_named() -> None:
+    with pytest.raises(
+        EngineError, match=r"model.cache_mib: 1099511627776 MiB cannot be allocated"
+    ):
+        Engine(*tiny_pair(), spec(), cache_bytes=2**60)
+
+
 @pytest.mark.parametrize("device", ["nonsense", "meta"])
 def test_a_device_that_cannot_be_used_is_refused(device: str) -> None:
     with pytest.raises(EngineError, match=f"model.device: expected a device .* got '{device}'"):

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from kronos_stream.evaluation.bootstrap import draw_weights
-from kronos_stream.evaluation.predictions import Predictions, of_normal, path_volatility
+from kronos_stream.evaluation.predictions import (
+    Predictions,
+    deviation,
+    of_normal,
+    path_volatility,
+)
 from kronos_stream.evaluation.report import expected_coverage
 from kronos_stream.evaluation.scores import Truth, at_step, wilson
 
@@ -93,6 +98,13 @@ def test_equal_variances_give_the_mean_of_a_chi() -> None:
     drawn = np.random.default_rng(0).normal(0, 1e-2, (20_000, 24))
     assert made.volatility[0] == pytest.approx(path_volatility(drawn.cumsum(1)).mean(0), rel=0.01)
     assert made.spread[0] == pytest.approx(0.01 * np.sqrt(np.arange(1, 25)))
+
+
+@pytest.mark.parametrize("paths", [2, 3, 20, 100])
+def test_the_spread_of_few_paths_is_not_too_small(paths: int) -> None:
+    drawn = np.random.default_rng(4).normal(0, 1e-2, (paths, 200_000))
+    assert deviation(drawn).mean() == pytest.approx(1e-2, rel=0.01)
+    assert deviation(drawn[:1]).tolist() == [0.0] * 200_000
 
 
 def test_the_slope_is_that_of_the_normalised_move_on_z() -> None:

@@ -15,18 +15,6 @@ async def test_waits_until_every_stage_has_room() -> None:
     await waiting
 
 
-async def test_idle_is_when_all_is_finished() -> None:
-    pressure = Backpressure({"ticks": 10, "bars": 2})
-    pressure.produced("ticks", 5)
-    waiting = asyncio.create_task(pressure.wait_idle())
-    pressure.consumed("ticks", 4)
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    pressure.consumed("ticks", 7)
-    await waiting
-    assert pressure.unfinished("ticks") == 0
-
-
 async def test_patience_ends_where_others_took_over() -> None:
     pressure = Backpressure({"bars": 1}, patience_s=0.01)
     pressure.produced("bars", 5)

@@ -57,6 +57,24 @@ def test_probabilities(sampling: Sampling) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.99])
+def test_of_equal_probabilities_the_lower_ids_whatever_the_batch_mates(top_p: float) -> None:
+    """In bfloat16 many are equal, and a row so flat that it is sorted changes how others are."""
+    logits = torch.from_numpy(logits_of(200, 1_024)).bfloat16().float()
+    flat = torch.zeros(1, 1_024)
+    sampling = Sampling(temperature=0.6, top_p=top_p)
+    alone = probabilities(logits, sampling)
+    assert (probabilities(torch.cat((logits, flat)), sampling)[:-1] == alone).all()
+    assert (probabilities(flat, sampling)[0] > 0).nonzero()[:, 0].tolist() == list(
+        range(math.ceil(top_p * 1_024))
+    )
+    for row, p in zip(logits[:20].double().numpy(), alone, strict=False):
+        kept = (p > 0).numpy()
+        assert row[kept].min() >= row[~kept].max()
+        ties = np.flatnonzero(row == row[kept].min())
+        assert (np.diff(kept[ties].astype(int)) <= 0).all()
+
+
 @pytest.mark.parametrize("sampling", SETTINGS, ids=str)
 def test_the_token_is_the_first_whose_cumulative_probability_exceeds_u(sampling: Sampling) -> None:
     logits = logits_of(400, 32, seed=1)
