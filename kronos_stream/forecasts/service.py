@@ -7,18 +7,18 @@ committed is the lowest unfinished bar: dying anywhere repeats work, and loses n
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from .. import telemetry
 from ..bars.calendar import Calendar
 from ..bars.dead_letters import DeadLetters
 from ..clock import wall_ms
 from ..context.contexts import Contexts
+from ..context.patience import Patience
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply
 from ..engine.spec import bars_needed
@@ -38,13 +38,10 @@ from .owned import Owned
 from .record import due_forecast, request_of
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 POLL_MS: Final = 100
 COMMIT_EVERY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.5
-STORE_PAUSE_S: Final = 0.5
-"""Before an append is tried again on a store that does not answer."""
 
 
 class ForecastService:
@@ -100,8 +97,7 @@ class ForecastService:
         self._to_warm: dict[str, tuple[Bar, int]] = {}
         """Last history bar, with its offset, of the symbols that have closed none yet."""
         self._said_short: set[str] = set()
-        self._store_away: str | None = None
-        """What the store said last, if it was an error."""
+        self._patiently = Patience()
         self._arrived = asyncio.Event()
         self._committed_at = monotonic()
         self.ready = asyncio.Event()
@@ -145,8 +141,8 @@ class ForecastService:
     @property
     def waits_for(self) -> str | None:
         """Why the position may stand still."""
-        if self._store_away is not None:
-            return f"the store: {self._store_away}"
+        if self._patiently.away is not None:
+            return f"the store: {self._patiently.away}"
         if any(p.unfinished for p in self._partitions.values()):
             return "forecasts under way"
         return None
@@ -163,8 +159,8 @@ class ForecastService:
         """For /readyz."""
         if not self.ready.is_set() or not self._subscription.assigned:
             return "no assignment yet"
-        if self._store_away is not None:
-            return f"the store does not answer: {self._store_away}"
+        if self._patiently.away is not None:
+            return f"the store does not answer: {self._patiently.away}"
         return None
 
     async def _read(self) -> None:
@@ -267,19 +263,6 @@ class ForecastService:
             await self._patiently(self._contexts.extend, list(history))
             self._to_warm.update((bar.symbol, (bar, offset)) for bar, offset in history)
             history.clear()
-
-    async def _patiently(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """The store may be away: the position is not committed, so waiting loses nothing."""
-        while True:
-            try:
-                answer = await call(*args)
-                self._store_away = None
-                return answer
-            except (RedisError, OSError) as error:
-                self._store_away = str(error)
-                telemetry.STORE_WAITS.inc()
-                log.warning("store_unavailable", error=str(error))
-                await asyncio.sleep(STORE_PAUSE_S)
 
     async def _route(self, bar: Bar, window: Window | None, record: Record, read_ms: int) -> None:
         if bar.revision or window is None:
