@@ -57,9 +57,12 @@ def _nucleus(p: Tensor, mass: float) -> Tensor:
     needed = ordered.cumsum(-1) - ordered < mass
     count = needed.sum(-1, keepdim=True).clamp_min_(1)
     least = ordered.gather(-1, count - 1)
-    above, equal = p > least, p == least
-    # Which of equal ones topk finds hangs on how it looked.
-    return above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+    kept = p >= least
+    # More only where some are equal to the least, which few rows have.
+    if p.is_cuda or bool((kept.sum(-1, keepdim=True) > count).any()):
+        above, equal = p > least, p == least
+        kept = above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+    return kept
 
 
 def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
