@@ -17,7 +17,7 @@ import torch
 
 from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.catalog import BUILTIN_FOLDER
-from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
+from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed, revision_of
 from kronos_stream.training.segments import bars_files
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
@@ -93,8 +93,11 @@ def main() -> int:
     with_ids = ("--tokenizer", str(tokenizer / "best"))
     _train(recipe, "tokenizer", a.bars, tokenizer, *recipe.tokenizer, *changes)
     _train(recipe, "model", a.bars, model, *with_ids, *recipe.model, *changes)
-    _round(KronosTokenizer, tokenizer / "best", a.out / "tokenizer")
-    _round(Kronos, model / "best", a.out / "model")
+    _round(KronosTokenizer.from_pretrained(tokenizer / "best"), a.out / "tokenizer")
+    trained = Kronos.from_pretrained(model / "best")
+    rounded = KronosTokenizer.from_pretrained(a.out / "tokenizer")
+    trained.config["tokenizer"] = revision_of(rounded)
+    _round(trained, a.out / "model")
     return 0
 
 
@@ -105,9 +108,9 @@ def _train(recipe: Recipe, stage: str, bars: Path, out: Path, *flags: str) -> No
     subprocess.run([sys.executable, *launch, *stage_of, *recipe.common, *flags], check=True)
 
 
-def _round(cls: type[Checkpointed], best: Path, out: Path) -> None:
-    """A checkpoint in float16."""
-    cls.from_pretrained(best).save_pretrained(out, dtype=torch.float16)
+def _round(part: Checkpointed, out: Path) -> None:
+    """Saves it in float16."""
+    part.save_pretrained(out, dtype=torch.float16)
     size = (out / WEIGHTS).stat().st_size
     print(json.dumps({"part": str(out), "mb": round(size / 1e6, 2)}))
 

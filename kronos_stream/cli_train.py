@@ -269,8 +269,9 @@ def _model_job(
     )
     rotary = {"fine_head_rotary": fine_head_rotary} if fine_head_rotary else {}
     # A checkpoint says which windows it was trained on last: it is to be used within them.
-    changes = rotary | {"max_context": window}
-    module, start = _begun(Kronos, "model", flags, config | rotary, changes)
+    ids_of = {"tokenizer": revision_of(encoder)}
+    changes = rotary | ids_of | {"max_context": window}
+    module, start = _begun(Kronos, "model", flags, config | rotary | ids_of, changes)
     if (module.s1_bits, module.s2_bits) != (encoder.s1_bits, encoder.s2_bits):
         raise SettingsError(
             f"--tokenizer: {tokenizer} makes ids of {encoder.s1_bits}+{encoder.s2_bits} bits, "
@@ -281,7 +282,7 @@ def _model_job(
         stage="model",
         shape=module.config,
         start=start,
-        tokenizer=revision_of(encoder),
+        **ids_of,
         fine_condition=fine_condition,
     )
     encoder.to(ranks.device).requires_grad_(False)

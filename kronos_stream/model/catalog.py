@@ -1,14 +1,17 @@
 """Which model a name means: the built-in one, a folder, or a hub id with its tokenizer."""
 
+import logging
 from pathlib import Path
 from typing import Final, Literal
 
 import torch
 
 from ..errors import ModelError
-from .checkpoints import CONFIG
+from .checkpoints import CONFIG, revision_of
 from .kronos import Kronos
 from .tokenizer import KronosTokenizer
+
+log = logging.getLogger(__name__)
 
 BUILTIN: Final = "builtin"
 BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
@@ -34,14 +37,15 @@ def load_pair(
     kronos = Kronos.from_pretrained(model_part, revision=revision)
     # A revision names a commit of the model's repository; the tokenizer has its own.
     pair = kronos, KronosTokenizer.from_pretrained(tokenizer_part)
-    refuse_mismatch(*pair, names=(str(model_part), str(tokenizer_part)))
+    check_pair(*pair, names=(str(model_part), str(tokenizer_part)))
     return pair
 
 
-def refuse_mismatch(
+def check_pair(
     model: Kronos, tokenizer: KronosTokenizer, *, names: tuple[str, str] = ("given", "given")
 ) -> None:
-    """ModelError where the two cannot work together."""
+    """ModelError where the two cannot work together; a warning where the model knows that it was
+    trained with another tokenizer."""
     for part, given, kind in (("model", model, Kronos), ("tokenizer", tokenizer, KronosTokenizer)):
         if not isinstance(given, kind):
             raise ModelError(
@@ -56,6 +60,11 @@ def refuse_mismatch(
         raise ModelError(
             f"tokenizer: {names[1]} makes ids of {bits[0]}+{bits[1]} bits, the model {names[0]} "
             f"expects {expected[0]}+{expected[1]}"
+        )
+    if model.trained_with not in (None, found := revision_of(tokenizer)):
+        log.warning(
+            "tokenizer: the model %s was trained with another one: revision %s, %s has %s",
+            *(names[0], model.trained_with, names[1], found),
         )
 
 

@@ -111,9 +111,10 @@ class Heads(nn.Module):
 
 
 class Kronos(Checkpointed):
-    """Arguments are the keys of the official config.json, and three of ours: `n_kv_heads` (grouped
-    queries; absent: n_heads), `max_context` (bars; absent: 2048 for mini's shape, else 512) and
-    `fine_head_rotary` (how the fine head places its query and keys; absent: upstream)."""
+    """Arguments are the keys of the official config.json, and four of ours: `n_kv_heads` (grouped
+    queries; absent: n_heads), `max_context` (bars; absent: 2048 for mini's shape, else 512),
+    `fine_head_rotary` (how the fine head places its query and keys; absent: upstream) and
+    `tokenizer` (revision of the one whose ids it was trained on; absent: not known)."""
 
     def __init__(
         self,
@@ -132,12 +133,14 @@ class Kronos(Checkpointed):
         n_kv_heads: Count | None = None,
         max_context: Count | None = None,
         fine_head_rotary: FineHeadRotary | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
         self.s1_bits, self.s2_bits = s1_bits, s2_bits
         is_mini = (n_layers, d_model, ff_dim, n_heads) == _MINI
         self.max_context = max_context or (2_048 if is_mini else 512)
         self.fine_head_rotary: FineHeadRotary = fine_head_rotary or "upstream"
+        self.trained_with = tokenizer
         self.token_drop = nn.Dropout(token_dropout_p)
         self.embedding = TokenEmbedding(s1_bits, s2_bits, d_model)
         self.time_emb = TimeEmbedding(d_model, learned=learn_te)

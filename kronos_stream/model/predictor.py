@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError, ModelError
-from .catalog import refuse_mismatch
+from .catalog import check_pair
 from .devices import device_of
 from .features import CLIP, Scale, scale_of
 from .frames import COLUMNS, time_features, values_of
@@ -47,7 +47,7 @@ class KronosPredictor:
     ) -> None:
         """`max_context`: bars, at most the model's own, which is the default. `clip` is accepted
         for compatibility: models are trained with 5. ModelError where the two do not fit."""
-        refuse_mismatch(model, tokenizer)
+        check_pair(model, tokenizer)
         if clip != CLIP:
             raise InputError(f"clip: expected {CLIP:g}, got {clip!r}")
         self.device = device_of(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))

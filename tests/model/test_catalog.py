@@ -66,6 +66,21 @@ def test_the_model_of_a_folder_with_another_tokenizer(folder: Path, tmp_path: Pa
     assert revision_of(*load_pair(str(folder), str(tmp_path / "both"))) == revision_of(model, other)
 
 
+def test_another_tokenizer_than_the_model_was_trained_with_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, other = (tiny_pair(seed=seed)[1] for seed in (0, 4))
+    model, _ = tiny_pair(tokenizer=revision_of(own))
+    model.save_pretrained(folder / "model")
+    other.save_pretrained(tmp_path / "other")
+    load_pair(str(folder))
+    assert caplog.messages == []
+    load_pair(str(folder), str(tmp_path / "other"))
+    (message,) = caplog.messages
+    assert f"trained with another one: revision {revision_of(own)}" in message
+    assert message.endswith(f"other has {revision_of(other)}")
+
+
 def test_one_part_with_its_tokenizer_named(folder: Path, tmp_path: Path) -> None:
     shutil.move(folder / "model", tmp_path / "alone")
     pair = load_pair(str(tmp_path / "alone"), str(folder / "tokenizer"))

@@ -84,6 +84,7 @@ def test_the_config_holds_the_official_keys_and_ours_only_where_set(tmp_path: Pa
         ({"max_context": None}, set()),
         ({"n_kv_heads": 2}, {"n_kv_heads", "max_context"}),
         ({"fine_head_rotary": "none"}, {"fine_head_rotary", "max_context"}),
+        ({"tokenizer": "0" * 32}, {"tokenizer", "max_context"}),
     ):
         model, _ = tiny_pair(**changes)
         model.save_pretrained(tmp_path)

@@ -15,6 +15,7 @@ import torch
 from kronos_stream.cli import main
 from kronos_stream.model import KronosPredictor
 from kronos_stream.model.catalog import load_pair
+from kronos_stream.model.checkpoints import revision_of
 from kronos_stream.training.loop import Loop
 from tests.threads import threads
 from tests.training.markets import WINDOW, frame, write
@@ -63,6 +64,7 @@ def test_both_stages_make_a_pair_that_forecasts(trained: Path) -> None:
         str(trained / "model" / "best"), str(trained / "tokenizer" / "best")
     )
     assert (model.s1_bits, model.s2_bits, model.max_context) == (4, 3, WINDOW)
+    assert model.trained_with == revision_of(tokenizer)
     bars = frame(20).drop(columns="open_time")
     stamps = pd.Series(pd.date_range("2025-01-01", periods=24, freq="5min"))
     paths = KronosPredictor(model, tokenizer, device="cpu").predict_paths(
