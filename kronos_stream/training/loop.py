@@ -132,7 +132,8 @@ class Loop:
         self._loss.train()
         losses = self._computed(batch)
         self._optimiser.zero_grad()
-        losses.loss.backward()  # type: ignore[no-untyped-call]
+        share = self._ranks.share(losses.weight)
+        (losses.loss * share).backward()  # type: ignore[no-untyped-call]
         parameters = self._optimiser.parameters
         self._ranks.average([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, self._o.clip)

@@ -44,6 +44,13 @@ class Ranks(NamedTuple):
         dist.init_process_group("nccl" if wanted.type == "cuda" else "gloo")
         return cls(dist.get_rank(), world, wanted)
 
+    def share(self, weight: Tensor) -> Tensor:
+        """What a mean of that `weight` in this process counts, so that the `average` over all
+        processes is the mean over all of their bars; 1 where all have as many."""
+        if self.world == 1:
+            return torch.ones_like(weight)
+        return weight * self.world / self.total(weight.clone()).clamp(min=1e-8)
+
     def average(self, gradients: Sequence[Tensor]) -> None:
         """Puts the mean over all processes into each, in one message.
 
