@@ -7,7 +7,7 @@ watermark_at_low_water), knowing which bars were published, gives the same again
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
@@ -21,22 +21,11 @@ from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import ALWAYS, Calendar, calendar_for
 from .outputs import BarOut, LateOut, Output, RejectedOut
+from .restored import Gap, Restored
 from .symbols import SymbolState
 
 _NEVER: Final = 1 << 62
 """After every time in ms."""
-
-
-class Restored(Struct, frozen=True):
-    """Where a fold goes on: the watermark at its first record, and each symbol's newest bar made
-    from ticks that is published."""
-
-    watermark: int | None = None
-    last: Mapping[str, Bar] = {}
-    since: int | None = None
-    """The watermark at the first record after a break in the log."""
-    lost: bool = False
-    """The first record comes after such a break."""
 
 
 class BarsConfig(Struct, frozen=True):
@@ -83,16 +72,18 @@ class PartitionFold:
         )
         self._flat_limit = DAY_MS // config.interval_ms
         self.watermark = restored.watermark
-        self.since = restored.since
+        self.gap = restored.gap
         self.lost = restored.lost
         self.next_open = 0 if self.watermark is None else self._horizon(self.watermark)
         """Open time of the oldest interval that is not closed."""
         self._symbols: dict[str, SymbolState] = {}
         for name, last in restored.last.items():
-            if symbols is None or name in symbols:
+            if self.lists(name) and self.is_home(name):
                 self._symbols[name] = self._known(name, last)
-        if self.since is not None:
-            self._break_off(self.since)
+        if restored.relisted and self.watermark is not None:
+            self.gap = Gap(self.next_open, self.watermark)
+        if self.gap is not None:
+            self._begin_anew(self.gap)
         self._next_offset = 0
         self.counters: Counter[str] = Counter()
 
@@ -258,8 +249,10 @@ class PartitionFold:
         if self.watermark is None:
             self.watermark = time
             self.next_open = self._horizon(time)
-            if self.since is None:
-                self._break_off(time)
+            if self.gap is None:
+                gap = Gap(time, time)
+                if self._begin_anew(gap) or self.lost:
+                    self.gap, self.lost = gap, False
             return []
         if time <= self.watermark:
             return []
@@ -313,7 +306,7 @@ class PartitionFold:
         # lost; every later one is.
         first = min([builder, *symbol.open.values()], key=lambda b: b.first_offset)
         reached = first.watermark_before
-        seen = self.since is None or self.since < open_time
+        seen = self.gap is None or self.gap.end < open_time
         whole = symbol.close is not None or (seen and reached is not None and reached >= open_time)
         hole = self._bars.contiguous_ids and builder.has_hole(symbol.last_id)
         bar = builder.bar(
@@ -378,13 +371,12 @@ class PartitionFold:
         calendar = None if always else self.config.calendar(name)
         return SymbolState(name, calendar, last)
 
-    def _break_off(self, since: int) -> None:
-        """Symbols whose bars do not reach up to `since` begin anew: between, nothing is known."""
-        broken = [s for s in self._symbols.values() if s.stops_before(since, self._interval_ms)]
+    def _begin_anew(self, gap: Gap) -> bool:
+        """Whether there are symbols whose bars do not reach the gap: they begin anew."""
+        broken = [s for s in self._symbols.values() if s.stops_before(gap.begin, self._interval_ms)]
         for symbol in broken:
             symbol.begin_anew()
-        if broken or self.lost:
-            self.since, self.lost = since, False
+        return bool(broken)
 
     def _is_filling(self, symbol: SymbolState) -> bool:
         return (

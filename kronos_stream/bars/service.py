@@ -22,6 +22,7 @@ from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Record
 from ..settings import Settings
 from ..wire.codecs import SCHEMA_HEADER, encode, header
+from ..wire.ids import digest
 from ..wire.intervals import DAY_MS, INTERVAL_MS
 from ..wire.messages import SCHEMAS, Bar, Marker
 from ..wire.partitioning import partition_of
@@ -29,9 +30,10 @@ from ..wire.topics import group_name
 from .batches import BatchFold
 from .calendar import ALWAYS
 from .dead_letters import DeadLetters
-from .fold import BarsConfig, PartitionFold, Restored
+from .fold import BarsConfig, PartitionFold
 from .outputs import BarOut, LateOut, Output
 from .published import last_published
+from .restored import Gap, Restored
 
 log = structlog.get_logger()
 
@@ -54,10 +56,11 @@ class _Metadata(Struct, frozen=True, omit_defaults=True):
     """The watermark just before that offset, ms."""
     fed: bool = False
     """The feed writes markers in this partition."""
-    since: int | None = None
-    """The watermark at the first record after a break, ms."""
+    gap: Gap | None = None
     lost: bool = False
-    """Such a break lies just before that offset."""
+    """As in Restored."""
+    symbols: str | None = None
+    """Digest of those that were listed."""
 
 
 class _Start(Struct, frozen=True):
@@ -73,9 +76,10 @@ class _Partition:
     """One owned ticks partition: its fold and what the shell knows about it."""
 
     def __init__(
-        self, number: int, fold: PartitionFold, next_offset: int, *, fed: bool = False
+        self, number: int, fold: PartitionFold, next_offset: int, *, fed: bool, symbols: str
     ) -> None:
         self.number = number
+        self.symbols = symbols
         self.fold = fold
         self.batches = BatchFold(fold)
         self.next_offset = next_offset
@@ -108,7 +112,9 @@ class _Partition:
 
     def position(self) -> Commit:
         fold = self.fold
-        metadata = _Metadata(fold.watermark_at_low_water, self.fed, fold.since, fold.lost)
+        metadata = _Metadata(
+            fold.watermark_at_low_water, self.fed, fold.gap, fold.lost, self.symbols
+        )
         return Commit(fold.low_water, msgspec.json.encode(metadata).decode())
 
 
@@ -140,6 +146,8 @@ class BarsService:
         self._interval_ms = INTERVAL_MS[settings.bars.interval]
         self._group = group_name(settings.kafka, "bars", settings.bars.interval)
         self._partitions: dict[int, _Partition] = {}
+        listed = settings.symbols
+        self._listed = digest(listed if listed == "all" else sorted(listed), size=4)
         self._partition_count = 0
         self._committed_at = monotonic()
         self.ready = asyncio.Event()
@@ -204,6 +212,12 @@ class BarsService:
         """Begin where the group's commits say. A partition that comes back keeps its fold: it is a
         pure function of the records, whoever else read them meanwhile."""
         log.info("bars_assigned", partitions=sorted(assignment))
+        if max(assignment, default=0) >= self._partition_count:
+            raise BrokerError(
+                f"{self._broker.topics.ticks} has more partitions now than the "
+                f"{self._partition_count} that it had at the start, so symbols have other homes: "
+                "start again (docs/what-happens-when.md says what moves)"
+            )
         telemetry.ASSIGNMENTS.labels("bars").inc()
         telemetry.forget_partitions("bars", set(self._partitions) - assignment)
         self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
@@ -242,9 +256,15 @@ class BarsService:
             partition=number,
             partition_of=self._partition_of if by_rule else None,
             symbols=symbols,
-            restored=Restored(metadata.w, last, metadata.since, metadata.lost),
+            restored=Restored(
+                metadata.w,
+                last,
+                metadata.gap,
+                metadata.lost,
+                relisted=metadata.symbols not in (None, self._listed),
+            ),
         )
-        return _Partition(number, fold, start.offset, fed=metadata.fed)
+        return _Partition(number, fold, start.offset, fed=metadata.fed, symbols=self._listed)
 
     def _partition_of(self, symbol: str) -> int:
         return partition_of(symbol, self._partition_count, self._settings.kafka.partitioner)
@@ -315,7 +335,8 @@ class BarsService:
             if not p.fed
             and p.fold.next_close_ms is not None
             and p.fold.next_close_ms <= now
-            and (p.marked_ms is None or p.marked_ms < p.fold.next_close_ms)
+            # One that was written before the clock was set back says nothing.
+            and (p.marked_ms is None or not p.fold.next_close_ms <= p.marked_ms <= now)
         ]
         if not due or not self._subscription.owned:
             return
@@ -378,7 +399,9 @@ def _start(number: int, commit: Commit | None, begin: int, end: int) -> _Start:
     if commit.offset > end:
         log.warning("ticks_topic_recreated", partition=number, committed=commit.offset, end=end)
         return unknown
-    reached = metadata.since if metadata.w is None else metadata.w
+    reached = metadata.w
+    if reached is None and metadata.gap is not None:
+        reached = metadata.gap.begin
     if commit.offset < begin:
         log.warning("ticks_lost_to_retention", partition=number, records=begin - commit.offset)
         return _Start(begin, _Metadata(None, metadata.fed, lost=True), reached)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from kronos_stream.bars.fold import BarsConfig, PartitionFold, Restored
+from kronos_stream.bars.fold import BarsConfig, PartitionFold
 from kronos_stream.bars.outputs import BarOut
+from kronos_stream.bars.restored import Restored
 from kronos_stream.settings import BarsSettings
 from kronos_stream.wire.foreign import Trade
 from tests.samples import bar

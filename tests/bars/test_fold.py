@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronos_stream.bars.fold import BarsConfig, PartitionFold, Restored
+from kronos_stream.bars.fold import BarsConfig, PartitionFold
 from kronos_stream.bars.outputs import BarOut, LateOut, Output, RejectedOut
+from kronos_stream.bars.restored import Gap, Restored
 from kronos_stream.settings import BarsSettings
 from kronos_stream.wire.codecs import encode
 from kronos_stream.wire.messages import Bar, Marker, Tick
@@ -152,7 +153,7 @@ class _Saved(NamedTuple):
 
     offset: int = 0
     watermark: int | None = None
-    since: int | None = None
+    gap: Gap | None = None
     lost: bool = False
 
 
@@ -174,7 +175,7 @@ def _die_and_go_on(
                     key=lambda bar: bar.open_time,
                 )
         begin = max(commit.offset, lost_until if life >= 3 else 0)
-        known = Restored(commit.watermark, last, commit.since, commit.lost)
+        known = Restored(commit.watermark, last, commit.gap, commit.lost)
         if begin > commit.offset:
             known = Restored(last=last, lost=True)
         fold = _fold(bars, known)
@@ -188,7 +189,7 @@ def _die_and_go_on(
                 break
             published += outputs
             if rng.random() < 0.3:
-                known_then = fold.watermark_at_low_water, fold.since, fold.lost
+                known_then = fold.watermark_at_low_water, fold.gap, fold.lost
                 commit = _Saved(fold.low_water, *known_then)
     return published
 
