@@ -81,7 +81,9 @@ class PartitionFold:
             if self.lists(name) and self.is_home(name):
                 self._symbols[name] = self._known(name, last)
         if restored.relisted and self.watermark is not None:
-            self.gap = Gap(self.next_open, self.watermark)
+            # What was listed has bars up to the newest of all: an interval closes for all at once.
+            newest = max((bar.close_time for bar in restored.last.values()), default=0)
+            self.gap = Gap(max(self.next_open, newest), self.watermark)
         if self.gap is not None:
             self._begin_anew(self.gap)
         self._next_offset = 0
