@@ -1,5 +1,6 @@
 """What `run` shows: a live table on a terminal, plain lines elsewhere."""
 
+import io
 import math
 import os
 import sys
@@ -48,6 +49,9 @@ class Console:
         width: int | None = None,
     ) -> None:
         """`terminal` and `width` override what `out` is found to be."""
+        if isinstance(out, io.TextIOWrapper):
+            # A terminal of another encoding shows ? where it has no sign of ours.
+            out.reconfigure(errors="replace")
         self._out = out
         self._monotonic = monotonic
         self._interval = settings.bars.interval
@@ -113,7 +117,8 @@ class Console:
         """A forecast was acknowledged, `latency_ms` after its bar was read."""
         row = self._row(forecast.symbol)
         row.forecast = forecast
-        row.last_close = forecast.last_close
+        if math.isnan(row.last_close):
+            row.last_close = forecast.last_close
         row.forecasts += 1
         row.latencies_ms.append(latency_ms)
         self._show(lambda: f"{forecast_line(forecast)}  {latency_ms:.0f} ms")

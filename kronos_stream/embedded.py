@@ -2,11 +2,11 @@
 
 The broker is librdkafka's mock cluster: a real Kafka listener on loopback that any client can
 write, and read by assignment. It lives in this process and keeps about 5 MB a partition. The
-store is a Valkey server, a process of its own on a free loopback port.
+store is a Valkey server, a process of its own behind a socket in a folder that is ours alone.
 """
 
 import contextlib
-import socket
+import shutil
 import subprocess
 import tempfile
 import time
@@ -22,12 +22,12 @@ from .errors import BrokerError, StoreError
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 3.0
-PORT_ATTEMPTS: Final = 3
 
 # The server ends when the pipe on this script's standard input closes: however this process ends,
-# even killed, the kernel closes it. The script ends when the server does.
+# even killed, the kernel closes it. The script ends when the server does, and its folder with it.
 _GUARD: Final = (
-    'exec 3<&0; "$@" </dev/null 3<&- & server=$!; (cat <&3 >/dev/null; kill $server) & wait $server'
+    'exec 3<&0; "$@" </dev/null 3<&- & server=$!; '
+    '(cat <&3 >/dev/null; kill $server) & wait $server; rm -rf -- "$0"'
 )
 
 
@@ -58,14 +58,13 @@ class EmbeddedStore:
             binary = get_binary_path()
         except ValkeyServerError as error:
             raise StoreError(f"no embedded store on this platform: {error}") from error
-        for _ in range(PORT_ATTEMPTS):
-            port = _free_port()
-            self.url = f"redis://127.0.0.1:{port}/0"
-            self._process: subprocess.Popen[bytes] | None = _server(binary, port)
-            if self._answers():
-                return
+        self._folder = tempfile.mkdtemp(prefix="kronos-store-")
+        socket = f"{self._folder}/socket"
+        self.url = f"unix://{socket}"
+        self._process: subprocess.Popen[bytes] | None = _server(binary, self._folder, socket)
+        if not self._answers():
             self.close()
-        raise StoreError(f"the embedded store did not start: {binary} gave no answer")
+            raise StoreError(f"the embedded store did not start: {binary} gave no answer")
 
     def close(self) -> None:
         """Stop the server."""
@@ -78,6 +77,7 @@ class EmbeddedStore:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -91,27 +91,21 @@ class EmbeddedStore:
         return False
 
 
-def _server(binary: Path, port: int) -> subprocess.Popen[bytes]:
+def _server(binary: Path, folder: str, socket: str) -> subprocess.Popen[bytes]:
     options = {
-        "port": str(port),
-        "bind": "127.0.0.1",
+        "port": "0",
+        "unixsocket": socket,
         "save": "",
         "appendonly": "no",
-        "dir": tempfile.gettempdir(),
+        "dir": folder,
         "loglevel": "warning",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD, "sh", str(binary), *words],
+        ["/bin/sh", "-c", _GUARD, folder, str(binary), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # Ctrl-C goes to a whole process group; the store must outlive the ordered shutdown.
         start_new_session=True,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

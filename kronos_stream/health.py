@@ -3,6 +3,7 @@
 Served by a thread of its own, so that a loop that stands still is told, not merely unheard.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,9 @@ from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler
 
 STOP_POLL_S: Final = 0.05
 """How often the server looks whether it is to stop."""
+PATIENCE_S: Final = 5.0
+"""With a client that says nothing."""
+AT_ONCE: Final = 16
 LOOP_S: Final = 15.0
 """Without a beat of the event loop for so long, the process counts as stuck."""
 
@@ -57,15 +61,44 @@ class Health:
         return found
 
 
-class HealthServer:
-    """Answers on all addresses at `port`; 0 takes a free one."""
+class _Handler(_SilentHandler):
+    timeout = PATIENCE_S
 
-    def __init__(self, health: Health, port: int) -> None:
+    def handle(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            super().handle()
+
+
+class _Server(ThreadingWSGIServer):
+    """At most AT_ONCE connections: whoever holds many open takes no descriptors from the rest of
+    the process."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._room = threading.BoundedSemaphore(AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+
+class HealthServer:
+    """Answers at `port` of `host`; 0 takes a free one."""
+
+    def __init__(self, health: Health, port: int, host: str = "") -> None:
         self._health = health
         self._metrics = make_wsgi_app()
-        self._server = make_server(
-            "", port, self._answer, ThreadingWSGIServer, handler_class=_SilentHandler
-        )
+        self._server = make_server(host, port, self._answer, _Server, handler_class=_Handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True

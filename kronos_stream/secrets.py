@@ -1,8 +1,12 @@
 """Secrets: where they are read from, and how an address is shown without them."""
 
+import re
 from pathlib import Path
+from typing import Final
 
 from .errors import SettingsError
+
+_IN_QUERY: Final = re.compile(r"([?&](?:[a-z_]*password|username|token)=)[^&]*", re.IGNORECASE)
 
 
 def secret(section: str, value: str | None, file: str | None) -> str | None:
@@ -22,12 +26,15 @@ def secret(section: str, value: str | None, file: str | None) -> str | None:
 
 
 def masked(url: str) -> str:
-    """The address without its secrets: the password, and a user alone, who may be a token."""
+    """The address without its secrets: the password, a user alone, who may be a token, and what
+    the query says of either. Of what is no address, all that stands before the last @."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return url
+        scheme, rest = "", url
+    rest = _IN_QUERY.sub(r"\1***", rest)
     credentials, at, host = rest.rpartition("@")
     if not at:
-        return url
+        return scheme + separator + rest
     user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user + ':' if colon else ''}***@{host}"
+    shown = f"{user}:***" if colon and separator else "***"
+    return f"{scheme}{separator}{shown}@{host}"

@@ -261,6 +261,8 @@ class TelemetrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     log_format: Literal["auto", "console", "json"] = "auto"
     metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
     """/metrics (Prometheus), /healthz and /readyz on this port; 0: none."""
+    metrics_host: str = ""
+    """The address that they are served on; empty: all."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,6 +28,8 @@ SECTIONS: Final[dict[str, type[Struct]]] = {
     f.name: f.type for f in msgspec.structs.fields(Settings) if f.name not in TOP
 }
 MAY_BE_INFINITE: Final = ("feed.speed",)
+TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+ADDRESSES: Final = ("kafka.bootstrap", "redis.url")
 
 
 class Given(NamedTuple):
@@ -117,7 +119,8 @@ def _from_file(config: Path, known: Mapping[str, inspect.Field]) -> dict[str, Gi
         elif isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
-            raise SettingsError(f"{name}: expected a table [{name}], got {value!r} (from {config})")
+            shown = masked(str(value))
+            raise SettingsError(f"{name}: expected a table [{name}], got {shown} (from {config})")
     for path in flat:
         if path not in known:
             raise SettingsError(f"config file {config}: {unknown(path, [*known, *SECTIONS])}")
@@ -214,8 +217,9 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
             host, _, port = address.strip().rpartition(":")
             number = int(port) if port.isascii() and port.isdigit() else 0
             if not host or not 0 < number <= 65_535:
+                shown = masked(kafka.bootstrap)
                 raise SettingsError(
-                    f"kafka.bootstrap: expected HOST:PORT[,HOST:PORT], got {kafka.bootstrap!r}"
+                    f"kafka.bootstrap: expected HOST:PORT[,HOST:PORT], got {shown!r}"
                     + _from(origins, "kafka.bootstrap")
                 )
     for section in ("kafka", "redis"):
@@ -233,7 +237,13 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
             f"kafka.security: expected kafka.user and a password with {kafka.security}"
             + _from(origins, "kafka.security")
         )
+    if not kafka.security.startswith("sasl"):
+        _refuse(kafka, "kafka", ("user", "password", "password_file"), "kafka.security sasl*")
+    if not kafka.security.endswith("tls"):
+        _refuse(kafka, "kafka", TLS_FILES, "kafka.security tls or sasl_tls")
     url = settings.redis.url
+    if url is not None and not url.startswith("rediss://"):
+        _refuse(settings.redis, "redis", TLS_FILES, "redis.url rediss://")
     if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
         raise SettingsError(
             f"redis.url: expected redis://HOST:PORT/DB, got {masked(url)!r}"
@@ -245,6 +255,13 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
                 f"bars.symbol_scales: expected 0 to 18 digits for {symbol}, got {digits}"
                 + _from(origins, "bars.symbol_scales")
             )
+
+
+def _refuse(part: Struct, section: str, names: Iterable[str], needs: str) -> None:
+    """SettingsError for a setting that protects nothing without another one."""
+    for name in names:
+        if getattr(part, name) is not None:
+            raise SettingsError(f"{section}.{name}: expected {needs} with it")
 
 
 def resolved(settings: Settings) -> Settings:
@@ -272,6 +289,7 @@ def _from(origins: Mapping[str, str], path: str) -> str:
 
 def _expected(path: str, kind: inspect.Type, given: Given) -> SettingsError:
     shown = masked(given.value) if isinstance(given.value, str) else given.value
-    if path.rpartition(".")[2] in SECRETS:
+    is_text = isinstance(given.value, str)
+    if path.rpartition(".")[2] in SECRETS or (path in ADDRESSES and not is_text):
         shown = "***"
     return SettingsError(f"{path}: expected {describe(kind)}, got {shown!r} (from {given.origin})")

@@ -87,18 +87,19 @@ class _Printer:
     def take(self, record: Record) -> None:
         try:
             forecast = decode(record.value, record.headers, Forecast)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            line = self._line(forecast)
+        except (msgspec.MsgspecError, LookupError, ValueError, ArithmeticError) as error:
             log.warning(
                 "not_a_forecast",
                 partition=record.partition,
                 offset=record.offset,
-                error=str(error),
+                error=repr(error),
             )
             return
         wanted = not self._symbols or self._symbols == "all" or forecast.symbol in self._symbols
         if not wanted or not self._keep_first.is_first(forecast):
             return
-        self._out.write(self._line(forecast) + "\n")
+        self._out.write(line + "\n")
         self._out.flush()
         self.printed += 1
 

@@ -120,7 +120,7 @@ def configure(settings: TelemetrySettings) -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if settings.metrics_port:
         try:
-            HealthServer(HEALTH, settings.metrics_port)
+            HealthServer(HEALTH, settings.metrics_port, settings.metrics_host)
         except OSError as error:
             raise SettingsError(
                 f"telemetry.metrics_port: expected a free port, {settings.metrics_port} cannot be "

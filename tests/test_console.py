@@ -112,6 +112,23 @@ def test_a_symbol_that_was_not_listed_gets_a_row() -> None:
     assert "NEWUSDT" in out.getvalue()
 
 
+def test_the_last_close_is_that_of_the_newest_bar() -> None:
+    console, out = table()
+    console.start()
+    console.on_bar(bar(close=95_000.0))
+    console.on_forecast(forecast(), 10.0)
+    console.stop()
+    assert "95,000.0" in out.getvalue().rsplit("close", 1)[1]
+
+
+def test_a_terminal_of_another_encoding_does_not_end_the_run() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    console = Console(SETTINGS, out, terminal=True, width=80, monotonic=Clock())
+    console.start()
+    console.on_bar(bar())
+    console.stop()
+
+
 @pytest.mark.parametrize("symbol", ["[/x]", "[red]ETH", "[BTC]"])
 def test_a_symbol_is_no_markup(symbol: str) -> None:
     console, out = table(msgspec.convert({"symbols": "all"}, Settings))

@@ -1,6 +1,9 @@
 """/healthz and /readyz say what is so, also when the event loop can say nothing any more."""
 
+import contextlib
 import json
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from kronos_stream import telemetry
-from kronos_stream.health import LOOP_S, Health, HealthServer
+from kronos_stream.health import AT_ONCE, LOOP_S, Health, HealthServer
 
 
 class Clock:
@@ -103,3 +106,16 @@ def test_metrics_are_served_beside_it(metrics: str) -> None:
 )
 def test_everything_that_the_design_counts_has_a_counter(metrics: str, name: str) -> None:
     assert f"# TYPE kronos_{name}_total counter" in metrics
+
+
+def test_who_holds_connections_open_takes_no_more_than_a_few(health: Health) -> None:
+    health.beat()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(closing(HealthServer(health, 0, "127.0.0.1")))
+        for _ in range(3 * AT_ONCE):
+            held = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            with contextlib.suppress(OSError):
+                held.send(b"G")
+        assert server._server._room._value == 0  # type: ignore[attr-defined]
+        serving = [t for t in threading.enumerate() if "process_request" in t.name]
+        assert len(serving) <= AT_ONCE

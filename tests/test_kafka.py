@@ -4,10 +4,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.record.memory_records import MemoryRecords
+from confluent_kafka import Producer
 
 from kronos_stream.embedded import EmbeddedBroker
 from kronos_stream.errors import BrokerError
 from kronos_stream.kafka import Broker, Commit
+from kronos_stream.kafka.tolerant import TolerantRecords
 from kronos_stream.settings import KafkaSettings
 from kronos_stream.wire.topics import Topics, group_name
 from tests.kafka_clients import assignment_of, connected, member_of, publishing, read, settings_of
@@ -195,6 +199,76 @@ async def test_no_broker_at_the_address() -> None:
     broker = Broker(settings_of("x"), bootstrap="127.0.0.1:1", embedded=False, interval="5m")
     with pytest.raises(BrokerError, match=r"kafka\.bootstrap.*127\.0\.0\.1:1"):
         await broker.start()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+async def test_records_of_others_may_be_compressed(
+    codec: str, kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    async with connected(kafka_bootstrap, topic_prefix) as broker:
+        topic = broker.topics.ticks
+        other = Producer({"bootstrap.servers": kafka_bootstrap, "compression.type": codec})
+        for n in range(50):
+            other.produce(topic, b"v" * n, partition=0)
+        assert other.flush(10) == 0
+        found = [r.value async for records in broker.read(topic, 0, 0, 50) for r in records]
+        assert found == [b"v" * n for n in range(50)]
+
+
+@pytest.mark.integration
+async def test_what_a_transaction_has_taken_back_is_not_read(
+    kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    async with connected(kafka_bootstrap, topic_prefix) as broker, member_of(broker) as member:
+        topic = broker.topics.ticks
+        other = Producer({"bootstrap.servers": kafka_bootstrap, "transactional.id": topic_prefix})
+        other.init_transactions()
+        for n, end in enumerate(
+            (other.commit_transaction, other.abort_transaction, other.commit_transaction)
+        ):
+            other.begin_transaction()
+            other.produce(topic, str(n).encode(), partition=0)
+            end()
+        (end_offset,) = (await broker.end_offsets(topic, [0])).values()
+        found = [r.value async for some in broker.read(topic, 0, 0, end_offset) for r in some]
+        assert found == [b"0", b"2"]
+        for p in await assignment_of(member):
+            member.seek(p, 0)
+        assert [r.value for r in await read(member, 2)] == [b"0", b"2"]
+
+
+class _Bytes(str):
+    """A name of a header that is no UTF-8, as other clients may write it."""
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
+@pytest.mark.parametrize("codec", [0, 1])
+def test_the_name_of_a_header_may_be_no_utf_8(codec: int) -> None:
+    builder = _DefaultRecordBatchBuilderPy(
+        2, codec, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1,
+        batch_size=100_000,
+    )  # fmt: skip
+    names = ["fine", _Bytes("x"), "grüße"]
+    for n, name in enumerate(names):
+        assert builder.append(n, 7, b"k", str(n).encode(), [(name, b"1"), ("schema", b"tick/1")])
+    data = bytes(builder.build())
+    with pytest.raises(UnicodeDecodeError):
+        list(MemoryRecords(data).next_batch())
+    records = TolerantRecords(data + data)
+    for _ in range(2):
+        assert records.has_next()
+        batch = records.next_batch()
+        assert (batch.next_offset, batch.is_control_batch) == (3, False)
+        found = list(batch)
+        assert [(r.offset, r.key, r.value) for r in found] == [
+            (n, b"k", str(n).encode()) for n in range(3)
+        ]
+        assert [r.headers[0][0] for r in found] == ["fine", "\ufffd\ufffd", "grüße"]
+        assert all(tuple(r.headers[1]) == ("schema", b"tick/1") for r in found)
+    assert not records.has_next()
 
 
 def test_names() -> None:

@@ -128,6 +128,20 @@ async def test_a_stalled_member_gives_up_before_the_broker_says_so(
         await assignment_of(member)
 
 
+async def test_a_stall_is_noticed_also_where_the_pulse_is_the_first_to_wake(
+    kafka_bootstrap: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(kafka_bootstrap, topic_prefix) as broker, member_of(broker) as member:
+        await assignment_of(member)
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + SESSION_MS / 1000 + 1)
+        beating = asyncio.create_task(member._beat())
+        await asyncio.sleep(0)
+        assert not member.owned
+        beating.cancel()
+        monkeypatch.undo()
+
+
 async def test_a_static_member_that_was_replaced_goes_for_good(
     kafka_bootstrap: str, topic_prefix: str
 ) -> None:

@@ -124,10 +124,51 @@ def test_a_bad_value_names_path_expectation_value_and_origin(
     assert message in str(caught.value)
 
 
-def test_a_password_is_not_in_the_error() -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"KRONOS_REDIS_URL": "http://user:secret@host"},
+        {"KRONOS_REDIS_URL": "user:secret@host:6379/0"},
+        {"KRONOS_REDIS_URL": "redis:/:secret@host/0"},
+        {"KRONOS_KAFKA_BOOTSTRAP": "user:secret@host"},
+    ],
+)
+def test_a_password_is_not_in_the_error(given: dict[str, str]) -> None:
     with pytest.raises(SettingsError) as caught:
-        loaded(KRONOS_REDIS_URL="http://user:secret@host")
+        loaded(**given)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "toml", ['redis = "redis://:secret@h/0"', '[redis]\nurl = ["redis://:secret@h/0"]']
+)
+def test_a_password_in_the_wrong_place_of_a_file_is_not_in_the_error(
+    toml: str, tmp_path: Path
+) -> None:
+    (tmp_path / "k.toml").write_text(toml)
+    with pytest.raises(SettingsError) as caught:
+        loaded(KRONOS_CONFIG=str(tmp_path / "k.toml"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"KRONOS_KAFKA_PASSWORD": "x"}, "kafka.password: expected kafka.security sasl* with it"),
+        (
+            {"KRONOS_KAFKA_CA_FILE": "x"},
+            "kafka.ca_file: expected kafka.security tls or sasl_tls with it",
+        ),
+        (
+            {"KRONOS_REDIS_URL": "redis://h/0", "KRONOS_REDIS_CA_FILE": "x"},
+            "redis.ca_file: expected redis.url rediss:// with it",
+        ),
+    ],
+)
+def test_what_would_protect_nothing_is_told(given: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        loaded(**given)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +224,10 @@ def test_what_is_printed_is_what_is_read(tmp_path: Path) -> None:
 
 def test_secrets_are_not_printed() -> None:
     found = loaded(
-        KRONOS_REDIS_URL="redis://user:secret@host:6379/0", KRONOS_KAFKA_PASSWORD="secret"
+        KRONOS_REDIS_URL="redis://user:secret@host:6379/0",
+        KRONOS_KAFKA_SECURITY="sasl_tls",
+        KRONOS_KAFKA_USER="me",
+        KRONOS_KAFKA_PASSWORD="secret",
     )
     printed = as_toml(found.settings, found.origins)
     assert "secret" not in printed
@@ -200,6 +244,12 @@ def test_secrets_are_not_printed() -> None:
         ("redis://token@h", "redis://***@h"),
         ("rediss://u:p@ss@h/0", "rediss://u:***@h/0"),
         ("plain", "plain"),
+        (
+            "redis://h/0?password=p&db=1&ssl_password=q",
+            "redis://h/0?password=***&db=1&ssl_password=***",
+        ),
+        ("user:p@h:1/0", "***@h:1/0"),
+        ("redis:/:p@h/0", "***@h/0"),
     ],
 )
 def test_masking(url: str, shown: str) -> None:

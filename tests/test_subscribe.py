@@ -81,7 +81,8 @@ async def test_only_the_listed_symbols_are_printed(bootstrap: str) -> None:
 
 
 async def test_a_record_that_is_no_forecast_is_passed_over(bootstrap: str) -> None:
-    publish(bootstrap, b"junk", b'{"symbol": "A"}', forecast())
+    empty = msgspec.structs.replace(forecast(index=3), quantiles={}, p_up=[])
+    publish(bootstrap, b"junk", b'{"symbol": "A"}', empty, forecast())
     assert "BTCUSDT" in await printed(bootstrap, 1)
 
 

@@ -27,13 +27,15 @@ async def last_published(
     interval_ms: int,
     expected: Collection[str] | None,
     sessions: bool,
+    until: int,
 ) -> dict[str, Bar]:
     """The newest live bar (made from ticks, revision 0) of each symbol in one bars partition.
 
     Reads from two intervals before `watermark` (ms; None: from the beginning) to the end, then
     further back, in steps, for the symbols in `expected` that were not found: those silent for
     long, or new. With `expected` None (every symbol that is seen) the search ends after 8 days, or
-    with `sessions`, where a market may have been closed, after LONGEST_CLOSURE_MS.
+    with `sessions`, where a market may have been closed, after LONGEST_CLOSURE_MS. What opens after
+    `until` (ms) is nobody's bar: it would silence its symbol up to then.
     """
     topic = broker.topics.bars
     begin = (await broker.begin_offsets(topic, [partition]))[partition]
@@ -52,7 +54,7 @@ async def last_published(
             at = await broker.offsets_for_times(topic, {partition: watermark - reach})
             start = max(begin, at[partition])
         if start < upper:
-            newest = await _newest(broker, partition, start, upper)
+            newest = await _newest(broker, partition, start, upper, until)
             for symbol, bar in newest.items():
                 if symbol not in found or found[symbol].open_time < bar.open_time:
                     found[symbol] = bar
@@ -62,7 +64,9 @@ async def last_published(
     return found
 
 
-async def _newest(broker: Broker, partition: int, start: int, end: int) -> dict[str, Bar]:
+async def _newest(
+    broker: Broker, partition: int, start: int, end: int, until: int
+) -> dict[str, Bar]:
     newest: dict[str, Bar] = {}
     async for records in broker.read(broker.topics.bars, partition, start, end):
         for record in records:
@@ -74,6 +78,15 @@ async def _newest(broker: Broker, partition: int, start: int, end: int) -> dict[
                 )
                 continue
             if bar.history or bar.revision:
+                continue
+            if bar.open_time > until:
+                log.warning(
+                    "bar_of_the_future",
+                    partition=partition,
+                    offset=record.offset,
+                    symbol=bar.symbol,
+                    open_time=bar.open_time,
+                )
                 continue
             if bar.symbol not in newest or newest[bar.symbol].open_time < bar.open_time:
                 newest[bar.symbol] = bar

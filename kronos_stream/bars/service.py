@@ -250,6 +250,7 @@ class BarsService:
             interval_ms=self._interval_ms,
             expected=mine if by_rule else None,
             sessions=bool(settings.bars.symbol_calendars) or settings.bars.calendar != ALWAYS,
+            until=self._clock() + DAY_MS,
         )
         fold = PartitionFold(
             config=BarsConfig.of(settings.bars),

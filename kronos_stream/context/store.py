@@ -87,6 +87,11 @@ class ContextStore:
                     )
                 await _cancellable(pipe.execute())
 
+    async def holds_later(self, bar: Bar) -> bool:
+        """Whether there are bars of its symbol that open later."""
+        later = self._redis.zcount(self._key(bar.symbol), f"({bar.open_time}", "+inf")
+        return bool(await _cancellable(cast(Awaitable[Any], later)))
+
     async def clear(self, symbol: str) -> None:
         """Forgets a symbol."""
         await cast(Awaitable[Any], self._redis.delete(self._key(symbol)))

@@ -78,6 +78,7 @@ class EngineClient:
         self._closed = False
         self._asked = False
         """Whether an answer is under way."""
+        self._readable = asyncio.Event()
         self._serves = False
         self.hello: EngineHello | None = None
 
@@ -124,6 +125,8 @@ class EngineClient:
         """Ends the process: it leaves when its pipe closes, and is killed if it does not. An
         order that is still waiting fails."""
         self._closed = True
+        # A closed pipe would not wake who waits for it.
+        self._readable.set()
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
@@ -208,12 +211,17 @@ class EngineClient:
         if pipe is None:
             raise EngineError("the engine is not started")
         self._asked = True
+        self._readable.clear()
         try:
             await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
-            await _readable(pipe, timeout_s)
+            await _until_readable(pipe, self._readable, timeout_s)
             answer: Answer = self._answers.decode(
                 await asyncio.to_thread(pipe.recv_bytes, MAX_FRAME)
             )
+        except asyncio.CancelledError:
+            # Its answer would be taken for the next one's.
+            self._abandon()
+            raise
         finally:
             self._asked = False
         if isinstance(answer, Refused):
@@ -221,6 +229,12 @@ class EngineClient:
         return answer
 
     async def _kill(self) -> None:
+        process = self._abandon()
+        if process is not None:
+            await asyncio.to_thread(process.join)
+
+    def _abandon(self) -> BaseProcess | None:
+        """Ends the process by force, without waiting for its end."""
         self._serves = False
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
@@ -228,13 +242,13 @@ class EngineClient:
             pipe.close()
         if process is not None:
             process.kill()
-            await asyncio.to_thread(process.join)
+        return process
 
 
-async def _readable(pipe: Connection, timeout_s: float) -> None:
-    """Waits until an answer begins; TimeoutError where none does in time."""
+async def _until_readable(pipe: Connection, ready: asyncio.Event, timeout_s: float) -> None:
+    """Waits until an answer begins, or somebody else sets `ready`; TimeoutError where neither
+    comes in time."""
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
     # Kept, because a closed pipe no longer tells it.
     descriptor = pipe.fileno()
     loop.add_reader(descriptor, ready.set)

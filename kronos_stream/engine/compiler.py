@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ FUSED: Final = "--param=avoid-fma-max-bits=0"
 next one: a row would have other bits in another place."""
 FLAGS: Final = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", FUSED)
 TIMEOUT_S: Final = 60
+OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class CompileError(Exception):
@@ -40,12 +42,16 @@ def compiled() -> Path:
     texts = b"".join(path.read_bytes() for path in sorted(FOLDER.iterdir()))
     key = hashlib.sha256(texts + told).hexdigest()[:16]
     library = _folder() / f"{key}.so"
+    if library.exists() and library.lstat().st_mode & OTHERS_MAY_WRITE:
+        library.unlink()
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             _run(compiler, *FLAGS, "-c", str(FOLDER / SOURCE), "-o", "kernels.o", within=scratch)
             _run(compiler, "-shared", "kernels.o", openmp, "-o", "kernels.so", within=scratch)
+            made = Path(scratch, "kernels.so")
+            made.chmod(0o700)
             # Several processes may come here at once: each puts a whole file in place.
-            Path(scratch, "kernels.so").replace(library)
+            made.replace(library)
     _check_ours(library)
     return library
 
@@ -63,16 +69,20 @@ def _folder() -> Path:
 
 
 def _check_ours(path: Path) -> None:
-    """What is loaded is run: nobody else may have put it there."""
-    found = path.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
-        raise CompileError(f"{path} belongs to another user, or anybody may write it")
+    """What is loaded is run: nobody else may have put it there. A folder that our group may write,
+    as some systems make all of them, is closed to it."""
+    found = path.lstat()
+    ours = found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode)
+    if not ours or found.st_mode & stat.S_IWOTH:
+        raise CompileError(f"{path} is another user's or a link, or anybody may write it")
+    if found.st_mode & stat.S_IWGRP:
+        path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_MAY_WRITE)
 
 
 def _openmp() -> str:
     """The OpenMP library that torch has loaded: another one would have threads of its own, which
     fight for the cores."""
-    loaded = re.search(r"/\S*/libgomp\S*", Path("/proc/self/maps").read_text())
+    loaded = re.search(r"/.*/libgomp\S*", Path("/proc/self/maps").read_text())
     if loaded is None:
         raise CompileError("torch uses another OpenMP than libgomp")
     return loaded[0]

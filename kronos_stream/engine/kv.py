@@ -62,9 +62,13 @@ class KV:
         return self.keys[layer, some, :, :length], self.values[layer, some, :, :length]
 
     def like(self, slots: int) -> "KV":
-        """As many layers of another number of slots."""
+        """As many layers of another number of slots, zeroed: rows that pad a batch look at slots
+        that were never written, and what they see must be finite."""
         layers, _, heads, length, width = self.keys.shape
-        return KV(layers, slots, heads, length, width, self.keys.dtype, self.keys.device)
+        made = KV(layers, slots, heads, length, width, self.keys.dtype, self.keys.device)
+        made.keys.zero_()
+        made.values.zero_()
+        return made
 
     def copy_from(self, other: "KV", slots: Tensor) -> None:
         """The other's `slots` (S,) into the first S of these."""

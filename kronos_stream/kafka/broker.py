@@ -33,6 +33,7 @@ from .clients import (
 from .publisher import Publisher
 from .security import credentials
 from .subscription import Subscription
+from .tolerant import tolerate
 
 log = structlog.get_logger()
 
@@ -50,6 +51,7 @@ class Broker:
     def __init__(
         self, settings: KafkaSettings, *, bootstrap: str, embedded: bool, interval: str
     ) -> None:
+        tolerate()
         self.settings = settings
         self.bootstrap = bootstrap
         self.embedded = embedded
@@ -352,6 +354,7 @@ class Broker:
             bootstrap_servers=self.bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",
+            isolation_level="read_committed",
             fetch_max_wait_ms=EMBEDDED_FETCH_WAIT_MS if self.embedded else FETCH_WAIT_MS,
             max_partition_fetch_bytes=max(1 << 20, self.settings.max_message_bytes),
             request_timeout_ms=self.settings.request_timeout_ms,

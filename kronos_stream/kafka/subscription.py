@@ -228,15 +228,20 @@ class Subscription:
 
     async def _beat(self) -> None:
         while True:
+            # After a stall this may be the first to run.
+            self._notice_stall()
             self._last_pulse = time.monotonic()
             await asyncio.sleep(min(1.0, self._session_s / 4))
 
-    def _check(self) -> None:
-        """Notice a stall (a suspended machine, a blocked loop) before any of its consequences
-        arrives from the broker: by then another member may own the partitions."""
+    def _notice_stall(self) -> None:
+        """A suspended machine, a blocked loop: before any of its consequences arrives from the
+        broker, for by then another member may own the partitions."""
         if self._pulse is not None and time.monotonic() - self._last_pulse > self._session_s:
             self._last_pulse = time.monotonic()
             self._lose(f"this process stalled longer than its session of {self._session_s:g} s")
+
+    def _check(self) -> None:
+        self._notice_stall()
         if self._evicted:
             raise BrokerError(f"group {self._group}: {self._evicted}")
 

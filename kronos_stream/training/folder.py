@@ -1,5 +1,6 @@
 """The folder of a run: made, kept from other runs, and what cannot be written to it is told."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from ..errors import InputError
 DATA: Final = "data.json"
 """What was dropped of the bars, and up to when they were trained on."""
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors of a write, which name no file."""
+
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
@@ -21,16 +25,24 @@ def held(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
-        try:
-            _lock(folder, out)
-            yield
-        finally:
-            os.close(folder)
     except OSError as error:
-        where = error.filename or out
-        raise InputError(f"--out: {where}: cannot be written: {error.strerror or error}") from error
+        raise _unwritable(error.filename, error) from error
+    try:
+        _lock(folder, out)
+        yield
+    except OSError as error:
+        # Others say what they could not read, or who has left.
+        if error.errno not in FULL and not str(error.filename).startswith(str(out)):
+            raise
+        raise _unwritable(error.filename or out, error) from error
     except SafetensorError as error:
         raise InputError(f"--out: {out}: cannot be written: {error}") from error
+    finally:
+        os.close(folder)
+
+
+def _unwritable(where: Path | str, error: OSError) -> InputError:
+    return InputError(f"--out: {where}: cannot be written: {error.strerror or error}")
 
 
 def _lock(folder: int, out: Path) -> None:

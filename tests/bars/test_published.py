@@ -57,6 +57,7 @@ async def _last(
         interval_ms=STEP,
         expected=expected,
         sessions=sessions,
+        until=T0 + 400 * DAY_MS,
     )
     return {symbol: bar.open_time for symbol, bar in found.items()}
 
@@ -73,6 +74,12 @@ async def test_history_and_corrections_do_not_count() -> None:
     )
     broker.cluster.append(broker.topics.bars, b"junk", partition=1, timestamp=T0)
     assert await _last(broker, T0, {"A"}) == {"A": T0}
+
+
+async def test_a_bar_of_the_far_future_is_nobodys() -> None:
+    broker = FakeBroker()
+    _put(broker, _bar("A", T0), _bar("A", 99_999_999_900_000), _bar("B", T0))
+    assert await _last(broker, T0, {"A", "B"}) == {"A": T0, "B": T0}
 
 
 async def test_a_bar_repeated_by_a_zombie_does_not_count_as_newest() -> None:

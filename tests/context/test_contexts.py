@@ -189,6 +189,51 @@ async def test_keeps_no_more_than_it_needs(store: ContextStore) -> None:
     assert len(window) == KEEP
 
 
+async def test_a_group_that_was_set_back_finds_its_windows_again(store: ContextStore) -> None:
+    """The store holds so much later bars that nothing old can enter any more."""
+    broker, log = FakeBroker(), chain(4 * KEEP)
+    for one in log:
+        value, headers = encode(one)
+        broker.cluster.append(broker.topics.bars, value, timestamp=one.open_time, headers=headers)
+    contexts = Contexts(store, broker, want=WANT, keep=KEEP)  # type: ignore[arg-type]
+    for offset, one in enumerate(log):
+        await contexts.append(one, 0, offset)
+    for offset, one in enumerate(log):
+        window = await contexts.append(one, 0, offset)
+        assert window is not None
+        assert window.open_times.tolist() == [
+            b.open_time for b in log[max(0, offset + 1 - WANT) : offset + 1]
+        ]
+
+
+async def test_short_symbols_of_a_partition_are_read_back_once(
+    store: ContextStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, symbols = FakeBroker(), [f"S{n}" for n in range(8)]
+    few = [
+        msgspec.structs.replace(one, symbol=symbol) for one in chain(WANT - 1) for symbol in symbols
+    ]
+    for one in few:
+        value, headers = encode(one)
+        broker.cluster.append(broker.topics.bars, value, timestamp=one.open_time, headers=headers)
+    await store.extend([(one, offset) for offset, one in enumerate(few)])
+    contexts = Contexts(store, broker, want=WANT + 3, keep=KEEP)  # type: ignore[arg-type]
+    reads = []
+    read = broker.read
+    monkeypatch.setattr(
+        broker, "read", lambda *arguments: reads.append(arguments) or read(*arguments)
+    )
+    last = chain(WANT)[-1]
+    for n, symbol in enumerate(symbols):
+        one = msgspec.structs.replace(last, symbol=symbol)
+        value, headers = encode(one)
+        broker.cluster.append(broker.topics.bars, value, timestamp=one.open_time, headers=headers)
+        window = await contexts.append(one, 0, len(few) + n)
+        assert window is not None
+        assert len(window) == WANT
+    assert len(reads) <= 2
+
+
 async def test_what_nobody_appends_to_is_forgotten(
     store: ContextStore, redis_url: str, topic_prefix: str
 ) -> None:

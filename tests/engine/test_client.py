@@ -206,6 +206,32 @@ async def test_a_model_that_cannot_load_is_one_error(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_an_order_that_is_cancelled_leaves_no_answer_behind(client: EngineClient) -> None:
+    one, other = ([request(name, bars(120), 100, WANTED)] for name in ("AAA", "BBB"))
+    asked = asyncio.create_task(client.forecast(one))
+    while not client._asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert [r.forecast_id for r in await client.forecast(other)] == [other[0].forecast_id]
+
+
+async def test_close_fails_an_order_that_waits() -> None:
+    client = EngineClient(ModelSettings(threads=1))
+    await client.start()
+    await client.configure(WANTED)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)
+    asked = asyncio.create_task(client.forecast([request("AAA", bars(120), 100, WANTED)]))
+    while not client._asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    os.kill(client.pid, signal.SIGCONT)
+    await client.close()
+    with pytest.raises(EngineError, match="the engine was closed"):
+        await asked
+
+
 async def test_close_ends_the_process(client: EngineClient) -> None:
     pid = client.pid
     assert pid is not None

@@ -54,6 +54,28 @@ def test_a_folder_that_anybody_may_write_is_not_trusted(name: str, untried: Path
 
 
 @needs_compiler
+def test_a_folder_of_a_group_is_closed_to_it_and_its_library_made_anew(untried: Path) -> None:
+    folder = untried / "kronos-stream" / "kernels"
+    folder.mkdir(parents=True)
+    for name in (".", "kernels"):
+        (untried / "kronos-stream" / name).chmod(0o775)
+    library = compiler.compiled()
+    assert folder.stat().st_mode & 0o022 == folder.parent.stat().st_mode & 0o022 == 0
+    library.write_bytes(b"planted")
+    library.chmod(0o775)
+    assert compiler.compiled() == library
+    assert library.read_bytes() != b"planted"
+
+
+@needs_compiler
+def test_a_link_is_not_trusted(untried: Path) -> None:
+    (untried / "kronos-stream").mkdir()
+    (untried / "kronos-stream" / "kernels").symlink_to(untried)
+    assert native.available() is None
+    assert "a link" in native.used()
+
+
+@needs_compiler
 def test_a_spoilt_library_is_made_anew(untried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = compiler.compiled()
     library.write_bytes(b"junk")

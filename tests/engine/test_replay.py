@@ -2,6 +2,7 @@
 not needed), and attention over slots taken together."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,35 @@ def test_staged_padded_and_together_give_the_same_paths(
             )
     if anchor_every < 2:
         assert Uncaptured.made == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lanes_that_pad_a_batch_leave_nothing_behind(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that was just made holds whatever its memory held before; rows that only pad a batch
+    look there, and what they write stands where the next batch may look."""
+    monkeypatch.setattr(replay, "_Graph", Uncaptured)
+    monkeypatch.setattr(replay, "SIZES", (1, 8))
+    wanted = spec(dtype=dtype)
+    plain, replayed = Engine(*tiny_pair(), wanted), Engine(*tiny_pair(), wanted)
+    roll = replayed._roll.func  # type: ignore[attr-defined]
+    replayed._roll = Replay(replayed.cache.prefixes, roll, most=64)
+    empty = torch.empty
+
+    def spoilt(*shape: Any, **more: Any) -> Tensor:
+        made = empty(*shape, **more)
+        return made.fill_(torch.nan) if made.is_floating_point() and made.dim() == 5 else made
+
+    monkeypatch.setattr(torch, "empty", spoilt)
+    for row, symbols in ((60, 2), (61, 8), (62, 3), (63, 7)):
+        asked = [request(f"S{i}", bars(80, i), row, wanted) for i in range(symbols)]
+        ours, theirs = (e.forecast(asked, lambda: 0) for e in (plain, replayed))
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(
+                torch.from_numpy(paths_of(one, wanted).copy()),
+                torch.from_numpy(paths_of(other, wanted).copy()),
+            )
 
 
 def test_lanes_side_by_side_are_one_run() -> None:

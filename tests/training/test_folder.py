@@ -1,5 +1,6 @@
 """The folder of a run: one run at a time, and what cannot be written is told."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     told = r"--out: .*: cannot be written: I/O error"
     with pytest.raises(InputError, match=told), held(tmp_path):
         raise SafetensorError("I/O error: No space left on device")
+
+
+def test_errors_of_others_are_not_the_folders(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), held(tmp_path):
+        raise BrokenPipeError
+    with pytest.raises(FileNotFoundError), held(tmp_path / "out"):
+        (tmp_path / "bars.csv").open()
+    with pytest.raises(InputError, match=r"--out: .*: cannot be written: No space"), held(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
