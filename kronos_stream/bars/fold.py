@@ -82,8 +82,9 @@ class PartitionFold:
                 self._symbols[name] = self._known(name, last)
         if restored.relisted and self.watermark is not None:
             # What was listed has bars up to the newest of all: an interval closes for all at once.
-            newest = max((bar.close_time for bar in restored.last.values()), default=0)
-            self.gap = Gap(max(self.next_open, newest), self.watermark)
+            newest = max((bar.open_time for bar in restored.last.values()), default=0)
+            begin = max(self.next_open - config.interval_ms, newest)
+            self.gap = Gap(begin, self.watermark)
         if self.gap is not None:
             self._begin_anew(self.gap)
         self._next_offset = 0
@@ -252,7 +253,10 @@ class PartitionFold:
             self.watermark = time
             self.next_open = self._horizon(time)
             if self.gap is None:
-                gap = Gap(time, time)
+                # The log itself makes no bar that opens before its horizon.
+                newest = max([s.prev_open_time or 0 for s in self._symbols.values()], default=0)
+                begin = newest + self._interval_ms if self.lost else 0
+                gap = Gap(max(self.next_open, begin), time)
                 if self._begin_anew(gap) or self.lost:
                     self.gap, self.lost = gap, False
             return []
@@ -374,8 +378,8 @@ class PartitionFold:
         return SymbolState(name, calendar, last)
 
     def _begin_anew(self, gap: Gap) -> bool:
-        """Whether there are symbols whose bars do not reach the gap: they begin anew."""
-        broken = [s for s in self._symbols.values() if s.stops_before(gap.begin, self._interval_ms)]
+        """Whether there are symbols whose bars end before the gap: they begin anew."""
+        broken = [s for s in self._symbols.values() if s.ends_before(gap, self._interval_ms)]
         for symbol in broken:
             symbol.begin_anew()
         return bool(broken)

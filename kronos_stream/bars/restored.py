@@ -8,13 +8,13 @@ from ..wire.messages import Bar
 
 
 class Gap(Struct, frozen=True):
-    """Ticks that no fold has seen: of all symbols, or of those that were not listed then. Symbols
-    whose bars do not reach it begin anew."""
+    """Ticks that no fold has seen: of all symbols, or of those that were not listed then."""
 
     begin: int
-    """Every interval that opens earlier was closed before it, ms."""
+    """A symbol whose newest bar opens earlier begins anew, if an interval of its own lies between
+    that and the end, ms."""
     end: int
-    """Which later intervals lack none of their ticks, ms."""
+    """Intervals that open later lack none of their ticks, ms."""
 
 
 class Restored(Struct, frozen=True):

@@ -7,6 +7,7 @@ from ..errors import CalendarEndError
 from ..wire.messages import Bar
 from .builder import BarBuilder
 from .calendar import Calendar
+from .restored import Gap
 
 
 class SymbolState:
@@ -39,11 +40,11 @@ class SymbolState:
         self.dropped: tuple[int, BarBuilder] | None = None
         """The partial first bar: until a bar is published, a restart must see its ticks again."""
 
-    def stops_before(self, time: int, interval_ms: int) -> bool:
-        """Whether the interval after its newest bar had begun before `time`."""
-        if self.prev_open_time is None:
+    def ends_before(self, gap: Gap, interval_ms: int) -> bool:
+        """Whether an interval of its own lies in the gap and not behind its newest bar."""
+        if self.prev_open_time is None or self.prev_open_time >= gap.begin:
             return False
-        return self.existing_before(self.prev_open_time + interval_ms, time) < time
+        return self.existing_before(self.prev_open_time + interval_ms, gap.end) < gap.end
 
     def begin_anew(self) -> None:
         """Its next bar is like a first one, but for the bar that it follows."""
