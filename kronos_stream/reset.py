@@ -9,12 +9,12 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 import msgspec
 
 from .context.client import client_of
-from .errors import BrokerError, RejectedError
+from .errors import BrokerError, InputError, RejectedError
 from .kafka import Broker
 from .settings import Settings
 from .wire.bars import decode_bar
@@ -147,30 +147,45 @@ class _Reset:
         return None
 
     async def _cut(self, topic: str, *, do: bool) -> None:
-        kept = dropped = corrections = 0
-        with tempfile.NamedTemporaryFile(prefix=f"{topic}.kept.", delete=False) as file:
-            for p in await self._partitions(topic):
-                async for record, made in self._read(topic, p):
-                    opens = _opens(record, made)
-                    if opens >= self._since_ms:
-                        dropped += 1
-                        corrections += isinstance(made, Bar) and made.revision > 0
-                        continue
-                    kept += 1
-                    if do:
-                        data = msgspec.msgpack.encode(_fields(record, opens))
-                        file.write(len(data).to_bytes(LENGTH, "big") + data)
-        among = f" ({corrections} of them corrections)" if corrections else ""
-        self._say(f"{topic}: {dropped} records forgotten{among}, {kept} kept")
-        path = Path(file.name)
+        file = tempfile.NamedTemporaryFile(prefix=f"{topic}.kept.", delete=False)  # noqa: SIM115
+        path = file.name
+        try:
+            with file:
+                dropped = await self._keep(topic, file, do=do)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.remove(path)
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+        except BaseException:
+            os.remove(path)
+            raise
         if do and dropped:
             try:
                 await self._broker.recreate(topic)
-                await self._write(topic, path)
+                await self._write(topic, Path(path))
             except BaseException:
                 self._say(f"{topic}: not finished; what must be kept is in {path}")
                 raise
         os.remove(path)
+
+    async def _keep(self, topic: str, file: IO[bytes], *, do: bool) -> int:
+        """Copies what opens before --from; how many records do not."""
+        kept = dropped = corrections = 0
+        for p in await self._partitions(topic):
+            async for record, made in self._read(topic, p):
+                opens = _opens(record, made)
+                if opens >= self._since_ms:
+                    dropped += 1
+                    corrections += isinstance(made, Bar) and made.revision > 0
+                    continue
+                kept += 1
+                if do:
+                    data = msgspec.msgpack.encode(_fields(record, opens))
+                    file.write(len(data).to_bytes(LENGTH, "big") + data)
+        among = f" ({corrections} of them corrections)" if corrections else ""
+        self._say(f"{topic}: {dropped} records forgotten{among}, {kept} kept")
+        return dropped
 
     async def _write(self, topic: str, kept: Path) -> None:
         publisher = self._broker.publisher(linger_ms=5)

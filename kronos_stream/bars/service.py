@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 import structlog
-from msgspec import Struct
 
 from .. import telemetry
 from ..clock import wall_ms
@@ -32,8 +31,9 @@ from .calendar import ALWAYS
 from .dead_letters import DeadLetters
 from .fold import BarsConfig, PartitionFold
 from .outputs import BarOut, LateOut, Output
+from .position import Metadata, Start, start_of
 from .published import last_published
-from .restored import Gap, Restored
+from .restored import Restored
 
 log = structlog.get_logger()
 
@@ -47,29 +47,6 @@ OWNERS_MARKER: Final = ("written_by", b"owner")
 BATCH: Final = 8192
 """Records read and folded before other tasks (heartbeats) get their turn: some milliseconds of
 work in columns, some tens where nothing is plain."""
-
-
-class _Metadata(Struct, frozen=True, omit_defaults=True):
-    """What a commit remembers beside the offset."""
-
-    w: int | None
-    """The watermark just before that offset, ms."""
-    fed: bool = False
-    """The feed writes markers in this partition."""
-    gap: Gap | None = None
-    lost: bool = False
-    """As in Restored."""
-    symbols: str | None = None
-    """Digest of those that were listed."""
-
-
-class _Start(Struct, frozen=True):
-    """Where to fold from, and what is known there."""
-
-    offset: int
-    metadata: _Metadata
-    reached: int | None = None
-    """A time in ms, by the commit, since when a bar of each symbol may be found."""
 
 
 class _Partition:
@@ -112,7 +89,7 @@ class _Partition:
 
     def position(self) -> Commit:
         fold = self.fold
-        metadata = _Metadata(
+        metadata = Metadata(
             fold.watermark_at_low_water, self.fed, fold.gap, fold.lost, self.symbols
         )
         return Commit(fold.low_water, msgspec.json.encode(metadata).decode())
@@ -227,7 +204,7 @@ class BarsService:
         begins = await self._broker.begin_offsets(ticks, new)
         ends = await self._broker.end_offsets(ticks, new)
         for number in new:
-            start = _start(number, commits.get(number), begins[number], ends[number])
+            start = start_of(number, commits.get(number), begins[number], ends[number])
             self._partitions[number] = await self._opened(number, start)
             if not self._subscription.owned:
                 return
@@ -236,7 +213,7 @@ class BarsService:
             self._subscription.seek(number, partition.next_offset)
         self.ready.set()
 
-    async def _opened(self, number: int, start: _Start) -> _Partition:
+    async def _opened(self, number: int, start: Start) -> _Partition:
         settings, metadata = self._settings, start.metadata
         by_rule = settings.kafka.partitioner != "any"
         symbols = None if settings.symbols == "all" else frozenset(settings.symbols)
@@ -386,24 +363,3 @@ def _is_from_feed(record: Record) -> bool:
     """A marker without the header of ours."""
     is_marker = header(record.headers, SCHEMA_HEADER) == SCHEMAS[Marker].encode()
     return is_marker and OWNERS_MARKER not in record.headers
-
-
-def _start(number: int, commit: Commit | None, begin: int, end: int) -> _Start:
-    unknown = _Start(begin, _Metadata(None, lost=begin > 0))
-    if commit is None:
-        return unknown
-    try:
-        metadata = msgspec.json.decode(commit.metadata, type=_Metadata)
-    except (msgspec.ValidationError, msgspec.DecodeError):
-        log.warning("commit_without_watermark", partition=number, offset=commit.offset)
-        return unknown
-    if commit.offset > end:
-        log.warning("ticks_topic_recreated", partition=number, committed=commit.offset, end=end)
-        return unknown
-    reached = metadata.w
-    if reached is None and metadata.gap is not None:
-        reached = metadata.gap.begin
-    if commit.offset < begin:
-        log.warning("ticks_lost_to_retention", partition=number, records=begin - commit.offset)
-        return _Start(begin, _Metadata(None, metadata.fed, lost=True), reached)
-    return _Start(commit.offset, metadata, reached)

@@ -96,7 +96,8 @@ class ForecastService:
         """Partition of each symbol that has closed a bar."""
         self._to_warm: dict[str, tuple[Bar, int]] = {}
         """Last history bar, with its offset, of the symbols that have closed none yet."""
-        self._said_short: set[str] = set()
+        self._said: set[str] = set()
+        """Of which symbols it was logged why they are not forecast."""
         self._patiently = Patience()
         self._arrived = asyncio.Event()
         self._committed_at = monotonic()
@@ -255,8 +256,10 @@ class ForecastService:
             await self._letters.send(rejected, record, "malformed_bar", str(error))
             telemetry.REJECTED.labels("forecasts", "malformed_bar").inc()
             return None
-        listed = self._settings.symbols == "all" or bar.symbol in self._settings.symbols
-        return bar if listed else None
+        if self._settings.symbols == "all" or bar.symbol in self._settings.symbols:
+            return bar
+        self._say_once(bar.symbol, "unlisted", partition=record.partition)
+        return None
 
     async def _keep_history(self, history: list[tuple[Bar, int]]) -> None:
         if history:
@@ -281,7 +284,8 @@ class ForecastService:
             await self._outbox.skip(identity, bar, "calendar_ends", str(error))
             return
         if due is None:
-            self._say_short(bar.symbol, len(window), spec)
+            bars, needed = len(window), bars_needed(spec)
+            self._say_once(bar.symbol, "lookback_incomplete", bars=bars, needed=needed)
         elif due.missing > (most := self._settings.context.max_missing_bars):
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
             await self._outbox.skip(due.id, bar, "too_many_missing_bars", detail)
@@ -291,10 +295,10 @@ class ForecastService:
             self._gate.add(bar.symbol, Item(due, bar, record, read_ms), read_ms)
             self._arrived.set()
 
-    def _say_short(self, symbol: str, bars: int, spec: ForecastSpec) -> None:
-        if symbol not in self._said_short:
-            self._said_short.add(symbol)
-            log.info("lookback_incomplete", symbol=symbol, bars=bars, needed=bars_needed(spec))
+    def _say_once(self, symbol: str, event: str, **fields: int) -> None:
+        if symbol not in self._said:
+            self._said.add(symbol)
+            log.info(event, symbol=symbol, **fields)
 
     async def _warm(self) -> None:
         """Between history and the first close: prepare that close's prefix."""
