@@ -7,6 +7,7 @@ import pytest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, ConfigSource, NewTopic
 
 from kronos_stream.embedded import EmbeddedBroker
 from kronos_stream.errors import BrokerError
@@ -236,6 +237,24 @@ async def test_what_a_transaction_has_taken_back_is_not_read(
         for p in await assignment_of(member):
             member.seek(p, 0)
         assert [r.value for r in await read(member, 2)] == [b"0", b"2"]
+
+
+@pytest.mark.integration
+async def test_a_topic_is_made_anew_as_it_was(kafka_bootstrap: str, topic_prefix: str) -> None:
+    name = Topics(topic_prefix, "5m").bars
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+    config = {"max.message.bytes": "2000000", "cleanup.policy": "delete"}
+    admin.create_topics([NewTopic(name, 5, 1, config=config)])[name].result(10)
+    async with connected(kafka_bootstrap, topic_prefix) as broker, publishing(broker) as publisher:
+        await (await publisher.send(name, b"v", partition=4, key=b"S", timestamp=7))
+        await broker.recreate(name)
+        assert await broker.partitions(name) == 5
+        assert set((await broker.end_offsets(name, range(5))).values()) == {0}
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+    found = admin.describe_configs([resource])[resource].result(10)
+    own = {k for k, v in found.items() if v.source == ConfigSource.DYNAMIC_TOPIC_CONFIG.value}
+    assert own == config.keys()
+    assert found["max.message.bytes"].value == "2000000"
 
 
 class _Bytes(str):

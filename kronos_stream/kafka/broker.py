@@ -15,7 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from ..errors import BrokerError
 from ..settings import KafkaSettings
@@ -34,6 +34,7 @@ from .publisher import Publisher
 from .security import credentials
 from .subscription import Subscription
 from .tolerant import tolerate
+from .topic_admin import create_topics, topic_as_it_is
 
 log = structlog.get_logger()
 
@@ -115,19 +116,13 @@ class Broker:
             NewTopic(s.name, s.partitions or ticks, self.settings.replication, None, s.configs)
             for s in missing
         ]
-        admin = self._connected()
-        response = await retried(lambda: admin.create_topics(new), "creating topics")
-        for name, code, message in response.topic_errors:
-            kind = for_code(code)
-            if code and kind is not TopicAlreadyExistsError:
-                raise BrokerError(
-                    f"topic {name} is missing and the broker refused to create it: "
-                    f"{kind.__name__} {message or ''}".rstrip()
-                )
-        log.info("topics_created", topics=[s.name for s in missing])
+        await self._create(new)
+
+    async def _create(self, new: Sequence[NewTopic]) -> None:
+        await create_topics(self._connected(), new)
         # A topic just created is not at once known everywhere.
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while not {s.name for s in missing} <= (await self._sizes()).keys():
+        while not {topic.name for topic in new} <= (await self._sizes()).keys():
             if time.monotonic() > deadline:
                 raise BrokerError(f"topics created {READY_TIMEOUT_S:g} s ago have no leaders yet")
             await asyncio.sleep(RETRY_S)
@@ -299,8 +294,9 @@ class Broker:
             await closed(consumer.stop, consumer._client)
 
     async def recreate(self, topic: str) -> None:
-        """Delete one of our topics and create it anew, empty."""
+        """Delete one of our topics and create it anew, empty, as it was otherwise."""
         admin = self._connected()
+        same = await topic_as_it_is(admin, topic)
         await retried(lambda: admin.delete_topics([topic]), f"deleting {topic}")
         deadline = time.monotonic() + READY_TIMEOUT_S
         while topic in await self._sizes():
@@ -308,7 +304,7 @@ class Broker:
                 raise BrokerError(f"{topic} is still there {READY_TIMEOUT_S:g} s after its end")
             await asyncio.sleep(RETRY_S)
         self._partitions.pop(topic, None)
-        await self.ensure_topics()
+        await self._create([same])
 
     def publisher(self, *, linger_ms: int = 1) -> Publisher:
         """A new publisher; its owner starts and closes it."""
