@@ -7,7 +7,7 @@ Every value is converted by itself, so that a bad one is named by its path and i
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -88,7 +88,7 @@ def load(
     settings = _settings(converted)
     origins = {path: g.origin for path, g in given.items()}
     _check(settings, origins)
-    return Loaded(settings, origins, warnings)
+    return Loaded(settings, origins, [*warnings, *_idle(settings)])
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -237,13 +237,7 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
             f"kafka.security: expected kafka.user and a password with {kafka.security}"
             + _from(origins, "kafka.security")
         )
-    if not kafka.security.startswith("sasl"):
-        _refuse(kafka, "kafka", ("user", "password", "password_file"), "kafka.security sasl*")
-    if not kafka.security.endswith("tls"):
-        _refuse(kafka, "kafka", TLS_FILES, "kafka.security tls or sasl_tls")
     url = settings.redis.url
-    if url is not None and not url.startswith("rediss://"):
-        _refuse(settings.redis, "redis", TLS_FILES, "redis.url rediss://")
     if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
         raise SettingsError(
             f"redis.url: expected redis://HOST:PORT/DB, got {masked(url)!r}"
@@ -257,11 +251,18 @@ def _check(settings: Settings, origins: Mapping[str, str]) -> None:
             )
 
 
-def _refuse(part: Struct, section: str, names: Iterable[str], needs: str) -> None:
-    """SettingsError for a setting that protects nothing without another one."""
-    for name in names:
-        if getattr(part, name) is not None:
-            raise SettingsError(f"{section}.{name}: expected {needs} with it")
+def _idle(settings: Settings) -> Iterator[str]:
+    """What protects nothing, for want of another setting."""
+    kafka, redis = settings.kafka, settings.redis
+    who = ("user", "password", "password_file")
+    for part, section, names, works, needed in (
+        (kafka, "kafka", who, kafka.security.startswith("sasl"), "kafka.security sasl*"),
+        (kafka, "kafka", TLS_FILES, kafka.security.endswith("tls"), "kafka.security *tls"),
+        (redis, "redis", TLS_FILES, (redis.url or "").startswith("rediss://"), "redis.url rediss:"),
+    ):
+        for name in names:
+            if not works and getattr(part, name) is not None:
+                yield f"{section}.{name} has no effect without {needed}"
 
 
 def resolved(settings: Settings) -> Settings:
