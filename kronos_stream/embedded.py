@@ -6,6 +6,7 @@ store is a Valkey server, a process of its own behind a socket in a folder that 
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,8 @@ from .errors import BrokerError, StoreError
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 3.0
+LONGEST_BASE: Final = 70
+"""The address of a socket has some 100 bytes at most."""
 
 # The server ends when the pipe on this script's standard input closes: however this process ends,
 # even killed, the kernel closes it. The script ends when the server does, and its folder with it.
@@ -58,7 +61,7 @@ class EmbeddedStore:
             binary = get_binary_path()
         except ValkeyServerError as error:
             raise StoreError(f"no embedded store on this platform: {error}") from error
-        self._folder = tempfile.mkdtemp(prefix="kronos-store-")
+        self._folder = tempfile.mkdtemp(prefix="kronos-store-", dir=_base())
         socket = f"{self._folder}/socket"
         self.url = f"unix://{socket}"
         self._process: subprocess.Popen[bytes] | None = _server(binary, self._folder, socket)
@@ -89,6 +92,12 @@ class EmbeddedStore:
                     return False
                 time.sleep(0.01)
         return False
+
+
+def _base() -> str:
+    """Where temporary folders are made, unless a socket's address would be too long there."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= LONGEST_BASE else "/tmp"
 
 
 def _server(binary: Path, folder: str, socket: str) -> subprocess.Popen[bytes]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def test_the_store_runs_scripts_and_stops() -> None:
     store.close()
     assert not _answers(store.url)
     store.close()
+
+
+def test_a_long_temporary_folder_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    store = EmbeddedStore()
+    assert _answers(store.url)
+    folder = Path(store.url.removeprefix("unix://")).parent
+    assert folder.stat().st_mode & 0o077 == 0
+    store.close()
+    assert not folder.exists()
 
 
 def test_two_stores_do_not_meet() -> None:
