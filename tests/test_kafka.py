@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.memory_records import MemoryRecords
 from confluent_kafka import Producer
@@ -262,6 +263,41 @@ class _Bytes(str):
 
     def encode(self, *_: object) -> bytes:
         return b"\xff\xfe"
+
+
+@pytest.mark.integration
+async def test_a_record_with_such_a_header_ends_no_reader(
+    kafka_bootstrap: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by aiokafka's builder in Python, which calls the name's own encode()."""
+    monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)
+    for module in ("message_accumulator", "producer"):
+        name = f"aiokafka.producer.{module}.DefaultRecordBatchBuilder"
+        monkeypatch.setattr(name, _DefaultRecordBatchBuilderPy)
+    async with (
+        connected(kafka_bootstrap, topic_prefix) as broker,
+        publishing(broker) as publisher,
+        member_of(broker) as member,
+    ):
+        topic = broker.topics.ticks
+        for n in range(40):
+            name = _Bytes("x") if n in (11, 30) else "fine"
+            for partition in range(2):
+                await publisher.send(
+                    topic, str(n).encode(), partition=partition, headers=[(name, b"1")]
+                )
+            if n % 7 == 0:
+                await publisher.flush()
+        await publisher.flush()
+        expected = [str(n).encode() for n in range(40)]
+        for p in await assignment_of(member):
+            member.seek(p, 0)
+        records = await read(member, 80)
+        assert [[r.value for r in records if r.partition == p] for p in range(2)] == [expected] * 2
+        monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)
+        found = [r async for some in broker.read(topic, 1, 0, 40) for r in some]
+        assert [r.value for r in found] == expected
+        assert found[11].headers == (("\ufffd\ufffd", b"1"),)
 
 
 @pytest.mark.parametrize("codec", [0, 1])

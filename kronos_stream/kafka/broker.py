@@ -52,7 +52,6 @@ class Broker:
     def __init__(
         self, settings: KafkaSettings, *, bootstrap: str, embedded: bool, interval: str
     ) -> None:
-        tolerate()
         self.settings = settings
         self.bootstrap = bootstrap
         self.embedded = embedded
@@ -237,8 +236,14 @@ class Broker:
             # The position, not the last record, tells the end: markers of others' transactions
             # take offsets too.
             while await consumer.position(tp) < end:
-                got = await consumer.getmany(tp, timeout_ms=FETCH_WAIT_MS)
+                try:
+                    got = await consumer.getmany(tp, timeout_ms=FETCH_WAIT_MS)
+                except UnicodeDecodeError:
+                    tolerate()
+                    consumer.seek(tp, start)
+                    continue
                 records = records_of(r for r in got.get(tp, ()) if r.offset < end)
+                start = records[-1].offset + 1 if records else start
                 if records:
                     yield records
         except KafkaError as error:

@@ -19,6 +19,7 @@ from ..errors import BrokerError
 from ..telemetry import ASSIGNMENTS_LOST
 from ..wire.topics import Commit, Record
 from .clients import closed, records_of, tps_of
+from .tolerant import tolerate
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -50,7 +51,8 @@ class Subscription:
         self._assigned: frozenset[int] | None = None
         self._changed = False
         self._wake = asyncio.Event()
-        self._sought: set[int] = set()
+        self._sought: dict[int, int] = {}
+        """The next offset to be delivered, of the partitions that are read."""
         self._poll: asyncio.Task[dict[TopicPartition, list[Any]]] | None = None
         self._pulse: asyncio.Task[None] | None = None
         self._last_pulse = time.monotonic()
@@ -118,14 +120,21 @@ class Subscription:
             return {}
         if isinstance(failed, OffsetOutOfRangeError):
             raise await self._out_of_range(failed) from failed
+        if isinstance(failed, UnicodeDecodeError):
+            # With it went what the call had taken of other partitions.
+            tolerate()
+            for partition, offset in list(self._sought.items()):
+                with self._while_assigned():
+                    self._consumer.seek(TopicPartition(self._topic, partition), offset)
+            return {}
         if failed is not None:
             raise BrokerError(f"reading {self._topic}: {failed!r}") from failed
-        got = task.result()
-        return {
-            tp.partition: records_of(records)
-            for tp, records in got.items()
-            if tp.partition in self._sought
+        got = {tp.partition: records_of(records) for tp, records in task.result().items()}
+        got = {
+            partition: records for partition, records in got.items() if partition in self._sought
         }
+        self._sought |= {n: records[-1].offset + 1 for n, records in got.items()}
+        return got
 
     async def _out_of_range(self, failed: OffsetOutOfRangeError) -> BrokerError:
         """The position is before the begin of its partition, or beyond the end. The begin tells
@@ -184,7 +193,7 @@ class Subscription:
         with self._while_assigned():
             self._consumer.seek(tp, offset)
             self._consumer.resume(tp)
-            self._sought.add(partition)
+            self._sought[partition] = offset
 
     async def position(self, partition: int) -> int:
         """The offset of the next record that `poll` will give."""
@@ -192,13 +201,13 @@ class Subscription:
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Deliver nothing of these; polling must go on, for it keeps the membership."""
-        for p in self._sought.intersection(partitions):
+        for p in self._sought.keys() & set(partitions):
             with self._while_assigned():
                 self._consumer.pause(TopicPartition(self._topic, p))
 
     def resume(self, partitions: Iterable[int]) -> None:
         """Deliver these again, from where they were paused."""
-        for p in self._sought.intersection(partitions):
+        for p in self._sought.keys() & set(partitions):
             with self._while_assigned():
                 self._consumer.resume(TopicPartition(self._topic, p))
 
