@@ -111,11 +111,15 @@ class Broker:
                 )
         if not missing:
             return
+        # Somebody else may be making the ticks topic just now: its number is asked for again.
+        by_itself = missing[0].name == self.topics.ticks
         new = [
             NewTopic(s.name, s.partitions or ticks, self.settings.replication, None, s.configs)
-            for s in missing
+            for s in (missing[:1] if by_itself else missing)
         ]
         await self._create(new)
+        if by_itself:
+            await self.ensure_topics()
 
     async def _create(self, new: Sequence[NewTopic]) -> None:
         await create_topics(self._connected(), new)
