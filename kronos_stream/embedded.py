@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import redis
 from confluent_kafka import KafkaException, Producer
@@ -63,7 +64,7 @@ class EmbeddedStore:
             raise StoreError(f"no embedded store on this platform: {error}") from error
         self._folder = tempfile.mkdtemp(prefix="kronos-store-", dir=_base())
         socket = f"{self._folder}/socket"
-        self.url = f"unix://{socket}"
+        self.url = f"unix://{quote(socket)}"
         self._process: subprocess.Popen[bytes] | None = _server(binary, self._folder, socket)
         if not self._answers():
             self.close()

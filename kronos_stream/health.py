@@ -4,6 +4,7 @@ Served by a thread of its own, so that a loop that stands still is told, not mer
 """
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -92,13 +93,18 @@ class _Server(ThreadingWSGIServer):
             self._room.release()
 
 
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
 class HealthServer:
     """Answers at `port` of `host`; 0 takes a free one."""
 
     def __init__(self, health: Health, port: int, host: str = "") -> None:
         self._health = health
         self._metrics = make_wsgi_app()
-        self._server = make_server(host, port, self._answer, _Server, handler_class=_Handler)
+        server = _Server6 if ":" in host else _Server
+        self._server = make_server(host, port, self._answer, server, handler_class=_Handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True

@@ -122,7 +122,8 @@ def configure(settings: TelemetrySettings) -> None:
         try:
             HealthServer(HEALTH, settings.metrics_port, settings.metrics_host)
         except OSError as error:
+            host = f" of {settings.metrics_host}" if settings.metrics_host else ""
             raise SettingsError(
-                f"telemetry.metrics_port: expected a free port, {settings.metrics_port} cannot be "
-                f"used: {error.strerror}"
+                f"telemetry.metrics_port: expected a free port, {settings.metrics_port}{host} "
+                f"cannot be used: {error.strerror}"
             ) from error

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import redis
@@ -41,18 +42,17 @@ def test_the_store_runs_scripts_and_stops() -> None:
     store.close()
 
 
-def test_a_long_temporary_folder_is_no_trouble(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deep = tmp_path / ("x" * 120)
-    deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    store = EmbeddedStore()
-    assert _answers(store.url)
-    folder = Path(store.url.removeprefix("unix://")).parent
-    assert folder.stat().st_mode & 0o077 == 0
-    store.close()
-    assert not folder.exists()
+@pytest.mark.parametrize("name", ["x" * 120, "a#b", "a?b %41"])
+def test_any_temporary_folder_will_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as base:
+        (Path(base) / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", f"{base}/{name}")
+        store = EmbeddedStore()
+        assert _answers(store.url)
+        folder = Path(unquote(store.url.removeprefix("unix://"))).parent
+        assert folder.stat().st_mode & 0o077 == 0
+        store.close()
+        assert not folder.exists()
 
 
 def test_two_stores_do_not_meet() -> None:

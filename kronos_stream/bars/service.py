@@ -128,7 +128,7 @@ class BarsService:
         self._partition_count = 0
         self._committed_at = monotonic()
         self.ready = asyncio.Event()
-        """Set once the first assignment is taken and its partitions are being read."""
+        """Set while an assignment is taken and its partitions are being read."""
 
     async def run(self) -> None:
         """Until cancelled. Raises BrokerError where the broker or the membership is lost."""
@@ -180,6 +180,8 @@ class BarsService:
         batches = await self._subscription.poll(max_wait_ms=POLL_MS, max_records=BATCH)
         for number, records in batches.items():
             await self._fold(self._partitions[number], records)
+        for number, partition in self._partitions.items():
+            partition.next_offset = max(partition.next_offset, self._subscription.reached(number))
         if self._marks:
             await self._mark(set(self._partitions) - set(batches))
         if self._monotonic() - self._committed_at >= self._commit_every_s:
@@ -188,6 +190,7 @@ class BarsService:
     async def _assign(self, assignment: frozenset[int]) -> None:
         """Begin where the group's commits say. A partition that comes back keeps its fold: it is a
         pure function of the records, whoever else read them meanwhile."""
+        self.ready.clear()
         log.info("bars_assigned", partitions=sorted(assignment))
         if max(assignment, default=0) >= self._partition_count:
             raise BrokerError(
@@ -227,7 +230,8 @@ class BarsService:
             interval_ms=self._interval_ms,
             expected=mine if by_rule else None,
             sessions=bool(settings.bars.symbol_calendars) or settings.bars.calendar != ALWAYS,
-            until=self._clock() + DAY_MS,
+            # The log may be ahead of a clock that is wrong, or of any clock in a simulated market.
+            until=max(self._clock(), start.reached or 0) + DAY_MS,
         )
         fold = PartitionFold(
             config=BarsConfig.of(settings.bars),

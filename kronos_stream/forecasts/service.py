@@ -21,7 +21,6 @@ from ..context.contexts import Contexts
 from ..context.patience import Patience
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply
-from ..engine.spec import bars_needed
 from ..errors import BrokerError, CalendarEndError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
@@ -102,7 +101,7 @@ class ForecastService:
         self._arrived = asyncio.Event()
         self._committed_at = monotonic()
         self.ready = asyncio.Event()
-        """Set once the first assignment is taken and its partitions are being read."""
+        """Set while an assignment is taken and its partitions are being read."""
 
     async def run(self) -> None:
         """Until cancelled. Raises BrokerError where the broker or the membership is lost, and
@@ -174,18 +173,21 @@ class ForecastService:
             batches = await self._subscription.poll(max_wait_ms=POLL_MS)
             for number, records in batches.items():
                 await self._take(number, records)
+            for number, owned in self._partitions.items():
+                owned.next_offset = max(owned.next_offset, self._subscription.reached(number))
             if not batches and self._to_warm:
                 await self._warm()
             if self._monotonic() - self._committed_at >= self._commit_every_s:
                 await self._commit()
 
     async def _assign(self, assignment: frozenset[int]) -> None:
+        self.ready.clear()
         log.info("forecasts_assigned", partitions=sorted(assignment))
         telemetry.ASSIGNMENTS.labels("forecast").inc()
         bars = self._broker.topics.bars
         telemetry.forget_partitions("forecast", set(self._partitions) - assignment)
         self._partitions = {n: p for n, p in self._partitions.items() if n in assignment}
-        self._measure_unfinished()
+        self._measure()
         self._home = {s: n for s, n in self._home.items() if n in assignment}
         new = sorted(assignment - set(self._partitions))
         commits = await self._broker.committed(self._group, bars, new)
@@ -284,14 +286,13 @@ class ForecastService:
             await self._outbox.skip(identity, bar, "calendar_ends", str(error))
             return
         if due is None:
-            bars, needed = len(window), bars_needed(spec)
-            self._say_once(bar.symbol, "lookback_incomplete", bars=bars, needed=needed)
+            self._say_once(bar.symbol, "lookback_incomplete", bars=len(window))
         elif due.missing > (most := self._settings.context.max_missing_bars):
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
             await self._outbox.skip(due.id, bar, "too_many_missing_bars", detail)
         else:
             partition.unfinished[record.offset] = bar.open_time
-            self._measure(record.partition, partition)
+            self._measure(record.partition)
             self._gate.add(bar.symbol, Item(due, bar, record, read_ms), read_ms)
             self._arrived.set()
 
@@ -369,14 +370,13 @@ class ForecastService:
     def _finish(self, item: Item) -> None:
         partition = self._partitions.get(item.record.partition)
         if partition is not None and partition.unfinished.pop(item.record.offset, None) is not None:
-            self._measure(item.record.partition, partition)
+            self._measure(item.record.partition)
             self._finished_one()
 
-    def _measure(self, number: int, partition: Owned) -> None:
-        telemetry.EVENT_LAG.labels("forecast", str(number)).set(partition.behind_ms() / 1000)
-        self._measure_unfinished()
-
-    def _measure_unfinished(self) -> None:
+    def _measure(self, *changed: int) -> None:
+        for number in changed:
+            behind_ms = self._partitions[number].behind_ms()
+            telemetry.EVENT_LAG.labels("forecast", str(number)).set(behind_ms / 1000)
         telemetry.UNFINISHED.set(sum(len(p.unfinished) for p in self._partitions.values()))
 
     def _finished_one(self) -> None:

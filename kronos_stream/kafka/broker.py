@@ -111,14 +111,13 @@ class Broker:
                 )
         if not missing:
             return
-        # Somebody else may be making the ticks topic just now: its number is asked for again.
-        by_itself = missing[0].name == self.topics.ticks
         new = [
             NewTopic(s.name, s.partitions or ticks, self.settings.replication, None, s.configs)
-            for s in (missing[:1] if by_itself else missing)
+            for s in missing
         ]
-        await self._create(new)
-        if by_itself:
+        alone = new[0].name == self.topics.ticks
+        await self._create(new[:1] if alone else new)
+        if alone:  # Somebody else may have made it just now, with another number.
             await self.ensure_topics()
 
     async def _create(self, new: Sequence[NewTopic]) -> None:

@@ -38,7 +38,9 @@ async def topic_as_it_is(admin: Any, topic: str) -> NewTopic:
     resource = ConfigResource(ConfigResourceType.TOPIC, topic)
     own: dict[str, str] = {}
     for response in await retried(lambda: admin.describe_configs([resource]), what):
-        for *_, entries in response.resources:
+        for code, message, *_, entries in response.resources:
+            if code:
+                raise BrokerError(f"{what}: {for_code(code).__name__} {message or ''}".rstrip())
             for name, value, _read_only, source, *_ in entries:
                 # The oldest brokers say only whether it is the default.
                 if source == OF_THE_TOPIC if response.API_VERSION else not source:

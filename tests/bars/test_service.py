@@ -10,6 +10,7 @@ import pytest
 
 from kronos_stream.errors import BrokerError
 from kronos_stream.wire.codecs import decode, encode
+from kronos_stream.wire.intervals import DAY_MS
 from kronos_stream.wire.messages import Bar, Tick
 from kronos_stream.wire.partitioning import partition_of
 from kronos_stream.wire.topics import Commit, Record
@@ -364,6 +365,54 @@ async def test_more_partitions_than_at_the_start_end_the_stage_and_say_so() -> N
         await until_idle(service)
         with pytest.raises(BrokerError, match="has more partitions now than the 1 that it had"):
             await service._assign(frozenset({0, 1}))
+
+
+async def test_after_a_loss_no_id_is_missed() -> None:
+    cluster = FakeCluster(partitions=1)
+    feed, settings = Feed(cluster), settings_of(("BTCUSDT",), contiguous_ids=True)
+    feed.marker(T0)
+    feed.tick("BTCUSDT", T0 + 1)
+    feed.marker(T0 + STEP + GRACE)
+    await folded(FakeBroker(cluster), settings)
+    for n in range(3):
+        feed.tick("BTCUSDT", T0 + 2 * STEP + n)
+    cluster.cut(TICKS, 0, 5)
+    feed.marker(T0 + 3 * STEP)
+    feed.tick("BTCUSDT", T0 + 3 * STEP + 1)
+    feed.marker(T0 + 4 * STEP + GRACE)
+    await folded(FakeBroker(cluster), settings)
+    assert [(b.open_time - T0) // STEP for b in bars_of(cluster)] == [0, 3]
+    assert all(b.complete for b in bars_of(cluster))
+
+
+@pytest.mark.parametrize("clock", [lambda: 0, lambda: T0 + 900 * DAY_MS])
+async def test_bars_hang_on_no_clock(clock: Callable[[], int]) -> None:
+    cluster = FakeCluster(partitions=1)
+    feed, settings = Feed(cluster), settings_of(("BTCUSDT",))
+    feed.marker(T0)
+    for n in range(4):
+        feed.tick("BTCUSDT", T0 + n * STEP + 1)
+        await folded(FakeBroker(cluster), settings, clock=clock)
+    feed.marker(T0 + 4 * STEP + GRACE)
+    await folded(FakeBroker(cluster), settings, clock=clock)
+    assert [(b.open_time - T0) // STEP for b in bars_of(cluster)] == [0, 1, 2, 3]
+
+
+async def test_a_bar_of_the_far_future_silences_nobody() -> None:
+    cluster = FakeCluster(partitions=1)
+    feed, settings = Feed(cluster), settings_of(("BTCUSDT",))
+    feed.marker(T0)
+    feed.tick("BTCUSDT", T0 + 1)
+    feed.marker(T0 + STEP + GRACE)
+    await folded(FakeBroker(cluster), settings)
+    wrong = msgspec.structs.replace(
+        bars_of(cluster)[0], open_time=99_999_999_900_000, close_time=100_000_000_200_000
+    )
+    value, headers = encode(wrong)
+    cluster.append(BARS, value, partition=0, timestamp=T0, headers=headers)
+    feed.marker(T0 + 2 * STEP + GRACE)
+    await folded(FakeBroker(cluster), settings)
+    assert [(b.open_time - T0) // STEP for b in bars_of(cluster) if b != wrong] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import msgspec
 import pytest
@@ -206,30 +207,47 @@ async def test_a_model_that_cannot_load_is_one_error(tmp_path: Path) -> None:
         await client.close()
 
 
-async def test_an_order_that_is_cancelled_leaves_no_answer_behind(client: EngineClient) -> None:
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once an order is sent and its answer waited for."""
+    event, until_readable = asyncio.Event(), client_module._until_readable
+
+    async def told(*arguments: Any) -> None:
+        event.set()
+        await until_readable(*arguments)
+
+    monkeypatch.setattr(client_module, "_until_readable", told)
+    return event
+
+
+async def test_an_order_that_is_cancelled_leaves_no_answer_behind(
+    client: EngineClient, waiting: asyncio.Event
+) -> None:
     one, other = ([request(name, bars(120), 100, WANTED)] for name in ("AAA", "BBB"))
     asked = asyncio.create_task(client.forecast(one))
-    while not client._asked:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await waiting.wait()
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
     assert [r.forecast_id for r in await client.forecast(other)] == [other[0].forecast_id]
 
 
-async def test_close_fails_an_order_that_waits() -> None:
+async def test_close_fails_an_order_that_waits(waiting: asyncio.Event) -> None:
     client = EngineClient(ModelSettings(threads=1))
     await client.start()
     await client.configure(WANTED)
     assert client.pid is not None
-    os.kill(client.pid, signal.SIGSTOP)
+    pid = client.pid
+    os.kill(pid, signal.SIGSTOP)
+    waiting.clear()
     asked = asyncio.create_task(client.forecast([request("AAA", bars(120), 100, WANTED)]))
-    while not client._asked:  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    os.kill(client.pid, signal.SIGCONT)
-    await client.close()
+    await waiting.wait()
+    closing = asyncio.create_task(client.close())
     with pytest.raises(EngineError, match="the engine was closed"):
-        await asked
+        async with asyncio.timeout(10):
+            await asked
+    os.kill(pid, signal.SIGCONT)
+    await closing
 
 
 async def test_close_ends_the_process(client: EngineClient) -> None:

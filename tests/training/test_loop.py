@@ -340,6 +340,15 @@ def test_the_processes_mean_is_that_of_all_their_bars(monkeypatch: pytest.Monkey
     assert Ranks(0, 1, device).share(torch.tensor(7.0)) == 1
 
 
+def test_a_step_descends_by_its_share(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make()
+    _, whole = loop._step(0, loop._drawn(0))
+    monkeypatch.setattr(Ranks, "share", lambda self, weight: torch.tensor(0.5))
+    again = make("again")
+    _, half = again._step(0, again._drawn(0))
+    assert float(half) == pytest.approx(float(whole) / 2)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
