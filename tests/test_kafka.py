@@ -231,6 +231,7 @@ async def test_what_a_transaction_has_taken_back_is_not_read(
         ):
             other.begin_transaction()
             other.produce(topic, str(n).encode(), partition=0)
+            assert other.flush(10) == 0
             end()
         # Three records, and a marker behind each.
         end_offset = 6
