@@ -47,6 +47,28 @@ async def test_the_owner_marks_a_close_only_when_the_clock_has_passed_it() -> No
         assert len(cluster.records(TICKS)) == 3
 
 
+async def test_a_clock_that_jumps_ahead_and_back_silences_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker dates records by its own clock, so that marker is rejected."""
+    cluster, settings = _quiet()
+    now = T0 + STEP + GRACE
+    append = cluster.append
+    monkeypatch.setattr(
+        cluster,
+        "append",
+        lambda topic, value, **more: append(topic, value, **(more | {"timestamp": now})),
+    )
+    wall = Wall(now + 600_000)
+    async with running(FakeBroker(cluster), settings, clock=wall) as service:
+        await until_idle(service)
+        assert len(cluster.records(TICKS)) == 3
+        assert bars_of(cluster) == []
+        wall.now = now
+        await until_idle(service)
+        assert [bar.open_time for bar in bars_of(cluster)] == [T0]
+
+
 async def test_one_marker_ends_a_long_silence() -> None:
     cluster, settings = _quiet()
     await folded(FakeBroker(cluster), settings, clock=Wall(T0 + 5 * STEP + 77))
