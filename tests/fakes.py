@@ -306,9 +306,6 @@ class FakeSubscription:
     async def position(self, partition: int) -> int:
         return self._positions[partition]
 
-    def reached(self, partition: int) -> int:
-        return self._positions.get(partition, 0)
-
     def pause(self, partitions: Iterable[int]) -> None:
         self._paused.update(partitions)
 

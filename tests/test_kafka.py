@@ -240,8 +240,6 @@ async def test_what_a_transaction_has_taken_back_is_not_read(
         for p in await assignment_of(member):
             member.seek(p, 0)
         assert [r.value for r in await read(member, 2)] == [b"0", b"2"]
-        while member.reached(0) < end_offset:
-            assert await member.poll(max_wait_ms=50) == {}
 
 
 @pytest.mark.integration

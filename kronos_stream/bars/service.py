@@ -180,8 +180,6 @@ class BarsService:
         batches = await self._subscription.poll(max_wait_ms=POLL_MS, max_records=BATCH)
         for number, records in batches.items():
             await self._fold(self._partitions[number], records)
-        for number, partition in self._partitions.items():
-            partition.next_offset = max(partition.next_offset, self._subscription.reached(number))
         if self._marks:
             await self._mark(set(self._partitions) - set(batches))
         if self._monotonic() - self._committed_at >= self._commit_every_s:

@@ -21,6 +21,7 @@ from ..context.contexts import Contexts
 from ..context.patience import Patience
 from ..context.window import Window
 from ..engine.messages import EngineHello, EngineReply
+from ..engine.spec import bars_needed
 from ..errors import BrokerError, CalendarEndError
 from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
@@ -173,8 +174,6 @@ class ForecastService:
             batches = await self._subscription.poll(max_wait_ms=POLL_MS)
             for number, records in batches.items():
                 await self._take(number, records)
-            for number, owned in self._partitions.items():
-                owned.next_offset = max(owned.next_offset, self._subscription.reached(number))
             if not batches and self._to_warm:
                 await self._warm()
             if self._monotonic() - self._committed_at >= self._commit_every_s:
@@ -286,7 +285,8 @@ class ForecastService:
             await self._outbox.skip(identity, bar, "calendar_ends", str(error))
             return
         if due is None:
-            self._say_once(bar.symbol, "lookback_incomplete", bars=len(window))
+            needed = bars_needed(spec)
+            self._say_once(bar.symbol, "lookback_incomplete", bars=len(window), needed=needed)
         elif due.missing > (most := self._settings.context.max_missing_bars):
             detail = f"{due.missing} missing, context.max_missing_bars is {most}"
             await self._outbox.skip(due.id, bar, "too_many_missing_bars", detail)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .broker import Broker
 
 log = structlog.get_logger()
-
-PASSED_S: Final = 0.1
 
 
 class Subscription:
@@ -132,27 +130,9 @@ class Subscription:
         if failed is not None:
             raise BrokerError(f"reading {self._topic}: {failed!r}") from failed
         got = {tp.partition: records_of(records) for tp, records in task.result().items()}
-        got = {
-            partition: records for partition, records in got.items() if partition in self._sought
-        }
+        got = {n: records for n, records in got.items() if n in self._sought}
         self._sought |= {n: records[-1].offset + 1 for n, records in got.items()}
-        for n in self._sought.keys() - got.keys():
-            passed = await self._passed(n)
-            if n in self._sought:
-                self._sought[n] = max(self._sought[n], passed)
         return got
-
-    async def _passed(self, partition: int) -> int:
-        """Known at once, unless a rebalance has begun."""
-        with contextlib.suppress(IllegalStateError, TimeoutError):
-            async with asyncio.timeout(PASSED_S):
-                return await self.position(partition)
-        return 0
-
-    def reached(self, partition: int) -> int:
-        """Whatever stands before this offset was delivered or never will be: the ends of others'
-        transactions, and what these took back."""
-        return self._sought.get(partition, 0)
 
     async def _out_of_range(self, failed: OffsetOutOfRangeError) -> BrokerError:
         """The position is before the begin of its partition, or beyond the end. The begin tells
