@@ -255,11 +255,14 @@ def _scope(settings: Settings, spec: ForecastSpec, hello: EngineHello) -> str:
 def _check_calendars(settings: Settings) -> None:
     """SettingsError for one that there is not; a warning for one that ends soon."""
     soon = wall_ms() + ENDS_SOON_MS
+    ending: set[str] = set()
     for symbol in ("", *settings.bars.symbol_calendars):
         try:
             calendar_for(settings.bars, symbol).next_open(soon)
         except CalendarEndError as error:
-            log.warning("calendar_ends", detail=str(error))
+            ending.add(str(error))
+    for detail in sorted(ending):
+        log.warning("calendar_ends", detail=detail)
 
 
 def _history_bars(settings: Settings) -> int:

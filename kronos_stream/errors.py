@@ -16,6 +16,11 @@ def some_of(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(first[:most]) + (" and others" if len(first) > most else "")
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says, without what it says after that; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class KronosStreamError(Exception):
     """Something that the user can mend; the message names the value and what was expected."""
 

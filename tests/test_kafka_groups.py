@@ -127,7 +127,8 @@ async def test_a_stalled_member_gives_up_before_the_broker_says_so(
         real = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: real() + SESSION_MS / 1000 + 1)
         beating = asyncio.create_task(member._beat())
-        await asyncio.sleep(0) if pulse_wakes_first else None
+        if pulse_wakes_first:
+            await asyncio.sleep(0)
         assert not member.owned
         beating.cancel()
         monkeypatch.undo()

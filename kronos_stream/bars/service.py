@@ -52,11 +52,8 @@ work in columns, some tens where nothing is plain."""
 class _Partition:
     """One owned ticks partition: its fold and what the shell knows about it."""
 
-    def __init__(
-        self, number: int, fold: PartitionFold, next_offset: int, *, fed: bool, symbols: str
-    ) -> None:
+    def __init__(self, number: int, fold: PartitionFold, next_offset: int, *, fed: bool) -> None:
         self.number = number
-        self.symbols = symbols
         self.fold = fold
         self.batches = BatchFold(fold)
         self.next_offset = next_offset
@@ -87,11 +84,9 @@ class _Partition:
         if self.fold.watermark is not None:
             telemetry.WATERMARK.labels(str(self.number)).set(self.fold.watermark)
 
-    def position(self) -> Commit:
+    def position(self, listed: str) -> Commit:
         fold = self.fold
-        metadata = Metadata(
-            fold.watermark_at_low_water, self.fed, fold.gap, fold.lost, self.symbols
-        )
+        metadata = Metadata(fold.watermark_at_low_water, self.fed, fold.gap, fold.lost, listed)
         return Commit(fold.low_water, msgspec.json.encode(metadata).decode())
 
 
@@ -244,7 +239,7 @@ class BarsService:
                 relisted=metadata.symbols not in (None, self._listed),
             ),
         )
-        return _Partition(number, fold, start.offset, fed=metadata.fed, symbols=self._listed)
+        return _Partition(number, fold, start.offset, fed=metadata.fed)
 
     def _partition_of(self, symbol: str) -> int:
         return partition_of(symbol, self._partition_count, self._settings.kafka.partitioner)
@@ -343,7 +338,9 @@ class BarsService:
         """What is committed was acknowledged before: first the bars, then the position."""
         self._committed_at = self._monotonic()
         positions = {
-            n: p.position() for n, p in self._partitions.items() if p.read and not p.emitting
+            n: p.position(self._listed)
+            for n, p in self._partitions.items()
+            if p.read and not p.emitting
         }
         changed = {n: c for n, c in positions.items() if c != self._partitions[n].committed}
         if not changed or not self._subscription.owned:

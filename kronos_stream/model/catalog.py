@@ -61,7 +61,7 @@ def check_pair(
             f"tokenizer: {names[1]} makes ids of {bits[0]}+{bits[1]} bits, the model {names[0]} "
             f"expects {expected[0]}+{expected[1]}"
         )
-    if model.trained_with not in (None, found := revision_of(tokenizer)):
+    if model.trained_with is not None and model.trained_with != (found := revision_of(tokenizer)):
         log.warning(
             "tokenizer: the model %s was trained with another one: revision %s, %s has %s",
             *(names[0], model.trained_with, names[1], found),

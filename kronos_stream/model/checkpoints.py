@@ -20,15 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..expected import describe
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 _COMPUTED: Final = ("inv_freq", "basis", "group_basis")
 """Buffers of official checkpoints from which nothing is computed: they may be missing."""
-
-
 _FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Of stored weights."""
 
@@ -67,8 +65,9 @@ class Checkpointed(nn.Module):
         try:
             return cls(**known)
         except (TypeError, ValueError, RuntimeError, MemoryError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{source}: no {cls.__name__} can be built of it: {reason}") from error
+            raise ModelError(
+                f"{source}: no {cls.__name__} can be built of it: {first_line(error)}"
+            ) from error
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Self:

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 
 def device_of(name: str | torch.device) -> torch.device:
@@ -12,7 +12,6 @@ def device_of(name: str | torch.device) -> torch.device:
         one.item()
         return one.device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        why = str(error).splitlines()[0]
         raise InputError(
-            f"device: expected a device that torch can use here, got {name!r}: {why}"
+            f"device: expected a device that torch can use here, got {name!r}: {first_line(error)}"
         ) from error

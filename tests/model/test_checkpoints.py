@@ -224,6 +224,16 @@ def test_a_config_of_which_nothing_can_be_built(
     assert str(saved / "model" / "config.json") in message
 
 
+def test_an_error_that_says_nothing_is_told_by_its_kind(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("kronos_stream.model.kronos.TokenEmbedding", full)
+    assert refused(saved / "model").endswith("no Kronos can be built of it: MemoryError")
+
+
 def test_a_tokenizer_is_not_a_model(saved: Path) -> None:
     assert "a Kronos needs the keys" in refused(saved / "tokenizer")
     assert "a KronosTokenizer needs the keys" in refused(saved / "model", KronosTokenizer)
