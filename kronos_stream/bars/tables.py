@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, some_of
+from ..errors import InputError, first_line, some_of
 from ..wire.foreign import MS_FROM, MS_UNTIL
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar
@@ -174,9 +174,7 @@ def _frame(path: Path) -> Any:
                 path, dtype={"symbol": str}, na_values=nothing, keep_default_na=False
             )
     except UNREADABLE as error:
-        raise InputError(
-            f"{path}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from error
+        raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
     raise InputError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
 
 

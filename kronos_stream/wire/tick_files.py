@@ -12,7 +12,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 BLOCK_BYTES: Final = 8 << 20
 _LINES: Final = 20_000
@@ -101,7 +101,7 @@ def _csv(path: Path) -> Iterator[TickBatch]:
                     columns.get("side", empty),
                 )
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path}: {first_line(error)}") from error
 
 
 def _header(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Where an exchange calendar ends."""
 
+import pytest
+
 from kronos_stream.bars.calendar import calendar_of
 from tests.fakes import FakeBroker, FakeCluster
 from tests.samples import bar
@@ -10,14 +12,13 @@ from .test_service import (
     append,
     forecasts,
     from_the_beginning,
-    pytestmark,
     running,
     service_of,
     skipped,
     until,
 )
 
-__all__ = ["pytestmark"]
+pytestmark = pytest.mark.integration
 
 
 async def test_where_a_calendar_ends_its_symbol_alone_is_skipped(
