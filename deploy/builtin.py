@@ -17,7 +17,7 @@ import torch
 
 from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.catalog import BUILTIN_FOLDER
-from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed, revision_of
+from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
 from kronos_stream.training.segments import bars_files
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
@@ -48,8 +48,8 @@ CPU: Final = Recipe(
     ),
     model=(
         *("--layers", "4", "--d-model", "160", "--ff-dim", "384", "--heads", "4"),
-        *("--precision", "bf16", "--steps", "4400"),
-        *("--validate-every", "400", "--save-every", "400"),
+        *("--precision", "bf16", "--steps", "6000"),
+        *("--validate-every", "500", "--save-every", "500"),
     ),
 )
 GPU: Final = Recipe(
@@ -90,14 +90,13 @@ def main() -> int:
         changes += ("--steps", str(a.steps), "--warmup", str(a.steps // 10))
     a.cache.mkdir(parents=True, exist_ok=True)
     tokenizer, model = a.cache / "tokenizer", a.cache / "model"
-    with_ids = ("--tokenizer", str(tokenizer / "best"))
     _train(recipe, "tokenizer", a.bars, tokenizer, *recipe.tokenizer, *changes)
-    _train(recipe, "model", a.bars, model, *with_ids, *recipe.model, *changes)
-    _round(KronosTokenizer.from_pretrained(tokenizer / "best"), a.out / "tokenizer")
-    trained = Kronos.from_pretrained(model / "best")
-    rounded = KronosTokenizer.from_pretrained(a.out / "tokenizer")
-    trained.config["tokenizer"] = revision_of(rounded)
-    _round(trained, a.out / "model")
+    # The model learns the ids of the tokenizer as it is shipped.
+    rounded = a.cache / "tokenizer-rounded"
+    _round(KronosTokenizer.from_pretrained(tokenizer / "best"), rounded)
+    _train(recipe, "model", a.bars, model, "--tokenizer", str(rounded), *recipe.model, *changes)
+    _round(Kronos.from_pretrained(model / "best"), a.out / "model")
+    shutil.copytree(rounded, a.out / "tokenizer", dirs_exist_ok=True)
     return 0
 
 

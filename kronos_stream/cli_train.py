@@ -143,9 +143,23 @@ def tokenizer(channel_weights: str, **flags: Any) -> int:
     type=click.Choice(["upstream", "trained", "none"]),
     help="How its query and keys are placed; default: the checkpoint's, else upstream.",
 )
-def model(tokenizer: str, fine_condition: str, fine_head_rotary: str | None, **flags: Any) -> int:
+@click.option(
+    "--time-features",
+    metavar="NAMES",
+    default="minute,hour,weekday",
+    show_default=True,
+    help="What a model may know of an open time: some of these, day and month, or none.",
+)
+def model(
+    tokenizer: str,
+    fine_condition: str,
+    fine_head_rotary: str | None,
+    time_features: str,
+    **flags: Any,
+) -> int:
     """Train a model on the ids of a tokenizer."""
-    job = functools.partial(_model_job, tokenizer, fine_condition, fine_head_rotary)
+    features = _time_features(time_features)
+    job = functools.partial(_model_job, tokenizer, fine_condition, fine_head_rotary, features)
     return _run(job, flags, 0.0)
 
 
@@ -248,6 +262,7 @@ def _model_job(
     tokenizer: str,
     fine_condition: Any,
     fine_head_rotary: str | None,
+    time_features: tuple[str, ...],
     flags: dict[str, Any],
     common: dict[str, Any],
     ranks: "Ranks",
@@ -259,6 +274,7 @@ def _model_job(
     from .training import shapes
     from .training.losses import ModelLoss
     from .training.run import Job
+    from .training.settings import TIME_FEATURES
 
     with _named("--tokenizer"):
         encoder = KronosTokenizer.from_pretrained(part_of(tokenizer, "tokenizer"))
@@ -284,7 +300,9 @@ def _model_job(
         start=start,
         **ids_of,
         fine_condition=fine_condition,
+        time_features=time_features,
     )
+    module.time_emb.leave_out(set(TIME_FEATURES) - set(time_features))
     encoder.to(ranks.device).requires_grad_(False)
     return Job(settings, module, ModelLoss(module, encoder.encode, fine_condition))
 
@@ -358,6 +376,18 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise SettingsError(
             f"--channel-weights: expected six numbers such as 1,1,1,2,1,1, got {text!r}"
         ) from None
+
+
+def _time_features(text: str) -> tuple[str, ...]:
+    """In the order that a model has them."""
+    from .training.settings import TIME_FEATURES
+
+    given = set() if text == "none" else set(text.split(","))
+    if not given <= set(TIME_FEATURES):
+        raise SettingsError(
+            f"--time-features: expected some of {','.join(TIME_FEATURES)}, or none, got {text!r}"
+        )
+    return tuple(name for name in TIME_FEATURES if name in given)
 
 
 def _check_paths(bars: tuple[Path, ...], out: Path) -> None:

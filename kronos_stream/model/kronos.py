@@ -4,8 +4,8 @@ Shapes: ids s1, s2 (B, T); stamps (B, T, 5) = minute, hour, weekday (Monday 0), 
 bar's open time; hidden states (B, T, d_model); logits (B, T, 2^bits).
 """
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +64,24 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, stamps: Tensor) -> Tensor:
         """(..., 5) integers → (..., d_model)."""
-        parts: Iterable[nn.Module] = self.children()
         total: Tensor | None = None
-        for column, part in zip(stamps.long().unbind(-1), parts, strict=True):
-            table = part if self.learned else part["emb"]  # type: ignore[index]
+        for column, table in zip(stamps.long().unbind(-1), self._tables(), strict=True):
             total = table(column) if total is None else total + table(column)
         assert total is not None
         return total
+
+    @torch.no_grad()
+    def leave_out(self, features: Collection[str]) -> None:
+        """Features (of STAMP_SIZES) that shall say nothing: each row of their tables becomes the
+        mean row, and is trained no more."""
+        for name, table in zip(STAMP_SIZES, self._tables(), strict=True):
+            if name in features:
+                table.weight.copy_(table.weight.mean(0).expand_as(table.weight))
+                table.weight.requires_grad_(False)
+
+    def _tables(self) -> Iterator[nn.Embedding]:
+        parts: Iterable[Any] = self.children()
+        return (part if self.learned else part["emb"] for part in parts)
 
 
 class FineHead(nn.Module):

@@ -11,6 +11,9 @@ from ..errors import SettingsError
 
 Stage = Literal["tokenizer", "model"]
 
+TIME_FEATURES: Final = ("minute", "hour", "weekday", "day", "month")
+"""Of a bar's open time, by the calendar's clock."""
+
 _FLAGS: Final = {
     "stage": "kronos-stream train",
     "split_low": "--split (its low)",
@@ -100,6 +103,8 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     validation_windows: int = 256
     fine_condition: Literal["true", "sampled"] = "true"
     """Which coarse id the fine head sees: the true one, or one drawn from the coarse logits."""
+    time_features: tuple[str, ...] = TIME_FEATURES
+    """Those that a model may know, in that order; a tokenizer knows none."""
     channel_weights: tuple[float, ...] = (1.0,) * 6
     """What each channel counts in the tokenizer's reconstruction."""
     start: str = "scratch"
