@@ -87,10 +87,9 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
             backpressure = Backpressure(patience_s=None if broker.embedded else PATIENCE_S)
         history_bars = _history_bars(settings)
         if "forecast" in stages:
-            forecast_service, spec = await _forecast_service(
+            forecast_service, history_bars = await _forecast_service(
                 settings, broker, stack, console, backpressure
             )
-            history_bars = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
         console.start()
         stack.callback(console.stop)
         # The stages end before what they use does.
@@ -194,8 +193,9 @@ async def _forecast_service(
     stack: AsyncExitStack,
     console: Console,
     backpressure: Backpressure | None,
-) -> tuple[ForecastService, ForecastSpec]:
-    """The store and the engine come up together with the service that uses them."""
+) -> tuple[ForecastService, int]:
+    """The store and the engine come up together with the service that uses them. With it the
+    number of bars that its contexts keep."""
     url = settings.redis.url
     if url is None:
         server = await asyncio.to_thread(EmbeddedStore)
@@ -209,7 +209,7 @@ async def _forecast_service(
     check_message_size(settings, spec)
     hello = await engine.configure(spec)
     scope = _scope(settings, spec, hello)
-    keep = spec.lookback + max(1, spec.anchor_every) + settings.context.slack
+    keep = bars_needed(spec) + settings.context.slack
     store = ContextStore(
         settings.redis, url=url, interval=settings.bars.interval, scope=scope, keep=keep
     )
@@ -242,7 +242,7 @@ async def _forecast_service(
         on_forecast=console.on_forecast,
         on_skipped=console.on_skipped,
     )
-    return service, spec
+    return service, keep
 
 
 def _scope(settings: Settings, spec: ForecastSpec, hello: EngineHello) -> str:
@@ -268,7 +268,7 @@ def _check_calendars(settings: Settings) -> None:
 def _history_bars(settings: Settings) -> int:
     forecast = settings.forecast
     lookback = forecast.lookback or DEFAULT_LOOKBACK
-    return lookback + max(1, forecast.anchor_every) + settings.context.slack
+    return lookback + forecast.anchor_every + settings.context.slack
 
 
 def _read_history(settings: Settings, path: Path, symbol: str) -> list[Bar]:

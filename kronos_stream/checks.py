@@ -13,7 +13,6 @@ from .errors import BrokerError, KronosStreamError, RejectedError
 from .kafka import Broker
 from .secrets import masked
 from .settings import Settings
-from .wire.foreign import TickDecoder
 from .wire.partitioning import Partitioner, crc32_partition, murmur2_partition
 from .wire.topics import Topics
 
@@ -136,11 +135,7 @@ async def _of_ticks(
         return []  # Told as missing among the topics.
     begins = await broker.begin_offsets(topic, range(count))
     ends = await broker.end_offsets(topic, range(count))
-    decoder = TickDecoder(
-        digits=settings.bars.scale_digits,
-        symbol_digits=settings.bars.symbol_scales,
-        trade_kind=settings.bars.trade_kind,
-    )
+    decoder = settings.bars.tick_decoder()
     newest, seen, rejected = 0, Counter[tuple[str, int]](), Counter[str]()
     for partition, end in ends.items():
         start = max(begins[partition], end - RECENT)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .secrets import masked
+from .wire.foreign import TickDecoder
 from .wire.messages import Symbol
 
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -164,6 +165,12 @@ class BarsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def calendar_name(self, symbol: str) -> str:
         """A symbol's own calendar, else the common one."""
         return self.symbol_calendars.get(symbol, self.calendar)
+
+    def tick_decoder(self) -> TickDecoder:
+        """Reads ticks as these settings say."""
+        return TickDecoder(
+            digits=self.scale_digits, symbol_digits=self.symbol_scales, trade_kind=self.trade_kind
+        )
 
 
 class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from msgspec import Struct
 from ..errors import RejectedError
 from ..settings import BarsSettings
 from ..wire.codecs import Headers
-from ..wire.foreign import TickDecoder, Trade
+from ..wire.foreign import Trade
 from ..wire.intervals import DAY_MS, INTERVAL_MS, end_mark
 from ..wire.messages import Bar
 from .builder import BarBuilder
@@ -65,11 +65,7 @@ class PartitionFold:
         self._partition_of = partition_of
         self._listed = symbols
         self._homes: dict[str, int] = {}
-        self._decoder = TickDecoder(
-            digits=config.bars.scale_digits,
-            symbol_digits=config.bars.symbol_scales,
-            trade_kind=config.bars.trade_kind,
-        )
+        self._decoder = config.bars.tick_decoder()
         self._flat_limit = DAY_MS // config.interval_ms
         self.watermark = restored.watermark
         self.gap = restored.gap

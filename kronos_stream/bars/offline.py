@@ -7,7 +7,6 @@ from msgspec import Struct
 
 from ..errors import InputError, RejectedError
 from ..settings import BarsSettings
-from ..wire.foreign import TickDecoder
 from ..wire.messages import Bar
 from ..wire.tick_files import read_ticks
 from .fold import BarsConfig, PartitionFold
@@ -32,7 +31,7 @@ def fold_file(
     (complete=false). A tick that cannot be used raises InputError with its row.
     """
     fold = PartitionFold(config=BarsConfig.of(settings), symbols=symbols)
-    decoder = TickDecoder(digits=settings.scale_digits, symbol_digits=settings.symbol_scales)
+    decoder = settings.tick_decoder()
     bars: list[Bar] = []
     row = 0
     for batch in read_ticks(ticks):

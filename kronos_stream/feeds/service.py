@@ -22,7 +22,6 @@ from ..kafka import Broker, Publisher
 from ..settings import Settings
 from ..wire.bars import decode_bar
 from ..wire.codecs import encode
-from ..wire.foreign import TickDecoder
 from ..wire.intervals import INTERVAL_MS, end_mark, open_time_of
 from ..wire.messages import Bar, Marker, Tick
 from ..wire.partitioning import partition_of
@@ -115,7 +114,7 @@ class FeedService:
         homes: dict[int, list[str]] = {}
         for symbol in self._symbols:
             homes.setdefault(self._home(symbol), []).append(symbol)
-        end = await topic_end(self._broker, self._decoder(), dict(homes))
+        end = await topic_end(self._broker, self._settings.bars.tick_decoder(), dict(homes))
         start = feed.start_ms - feed.start_ms % self._interval_ms
         if end.watermark is not None:
             start = max(start, end.watermark - end.watermark % 60_000 + 60_000)
@@ -157,7 +156,7 @@ class FeedService:
         if path is None:
             raise SettingsError("feed.file: expected a ticks file for the replay feed, got none")
         replay = ReplayFeed(path, frozenset(self._symbols) or None)
-        end = await topic_end(self._broker, self._decoder(), {})
+        end = await topic_end(self._broker, self._settings.bars.tick_decoder(), {})
         if end.watermark is not None and end.watermark > replay.first_ms:
             raise BrokerError(
                 f"{self._broker.topics.ticks}: time there has reached {end.watermark} ms, past the "
@@ -173,14 +172,6 @@ class FeedService:
         whole = end_mark(last, self._interval_ms, self._settings.bars.grace_ms)
         # The bars that the file's end cuts off: as off-line.
         await self._mark(whole + self._interval_ms * (self._settings.bars.edges == "keep"))
-
-    def _decoder(self) -> TickDecoder:
-        bars = self._settings.bars
-        return TickDecoder(
-            digits=bars.scale_digits,
-            symbol_digits=bars.symbol_scales,
-            trade_kind=bars.trade_kind,
-        )
 
     # -- history -------------------------------------------------------------------------------
 
