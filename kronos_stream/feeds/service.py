@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from .. import telemetry
+from ..clock import wall_ms
 from ..errors import BrokerError, SettingsError
 from ..kafka import Broker, Publisher
 from ..settings import Settings
@@ -66,6 +67,7 @@ class FeedService:
         bars_limit: int | None = None,
         backpressure: Backpressure | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], int] = wall_ms,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`history_bars` is how many bars of history a cold symbol gets, `exists` says whether an
@@ -80,6 +82,7 @@ class FeedService:
         self._bars_limit = bars_limit
         self._backpressure = backpressure
         self._monotonic = monotonic
+        self._wall = wall
         self._sleep = sleep
         self._speed = settings.feed.speed
         self._interval_ms = INTERVAL_MS[settings.bars.interval]
@@ -298,6 +301,8 @@ class FeedService:
     async def _until(self, at: int) -> None:
         """Waits for virtual time `at`, marking the time that passes, and for the later stages."""
         self._written += 1
+        if self._kind == "simulated":
+            await self._come(at)
         if not math.isinf(self._speed):
             await self._pass(at)
         if self._written % YIELD_EVERY == 0:
@@ -311,6 +316,12 @@ class FeedService:
             await self._room()
             if behind_s > MARKER_EVERY_S:
                 await self._mark(min(self._virtual_ms(), at - 1))
+
+    async def _come(self, at: int) -> None:
+        """A market that was simulated up to the present goes on at its pace: what lies ahead of its
+        record would be rejected."""
+        while (ahead_ms := at - self._wall()) > 0:
+            await self._sleep(min(ahead_ms / 1000, MARKER_EVERY_S))
 
     def _virtual_ms(self) -> int:
         assert self._zero is not None

@@ -3,7 +3,6 @@
 import itertools
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -15,60 +14,17 @@ from kronos_stream.bars.fold import BarsConfig, PartitionFold
 from kronos_stream.bars.offline import fold_file
 from kronos_stream.bars.outputs import BarOut
 from kronos_stream.errors import BrokerError, InputError, SettingsError
-from kronos_stream.feeds.service import FeedService
-from kronos_stream.settings import BarsSettings, FeedSettings, KafkaSettings, Settings
+from kronos_stream.settings import BarsSettings
 from kronos_stream.telemetry import HISTORY_CLASHES
 from kronos_stream.wire.codecs import decode, encode
 from kronos_stream.wire.messages import Bar, Marker, Tick
 from kronos_stream.wire.topics import Record
 from tests.fakes import FakeBroker, FakeCluster
+from tests.feeds.serving import Clock, service
 from tests.samples import bar
 
 START_MS = 1_735_689_600_000
 STEP_MS = 300_000
-
-
-class Clock:
-    """Wall time in seconds; sleeping is what makes it pass."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def service(
-    broker: FakeBroker,
-    clock: Clock,
-    *,
-    kind: str = "simulated",
-    bars: int | None = 2,
-    settings: BarsSettings | None = None,
-    symbols: tuple[str, ...] | Literal["all"] = ("BTCUSDT", "ETHUSDT"),
-    read_history: Callable[[Path, str], list[Bar]] = lambda path, symbol: [],
-    exists: Callable[[str, int], bool] = lambda symbol, open_time: True,
-    **feed: object,
-) -> FeedService:
-    return FeedService(
-        Settings(
-            symbols=symbols,
-            kafka=KafkaSettings(),
-            bars=settings or BarsSettings(),
-            feed=FeedSettings(**feed),  # type: ignore[arg-type]
-        ),
-        broker,  # type: ignore[arg-type]
-        kind=kind,
-        read_history=read_history,
-        history_bars=20,
-        exists=exists,
-        bars_limit=bars,
-        monotonic=clock,
-        sleep=clock.sleep,
-    )
 
 
 def split(records: list[Record]) -> tuple[list[Tick], list[Marker]]:
