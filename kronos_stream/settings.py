@@ -53,7 +53,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     partitioner: Literal["murmur2", "crc32", "any"] = "murmur2"
     """How producers of ticks choose partitions: Kafka's rule, librdkafka's, or unknown."""
     group: str | None = None
-    """Consumer group prefix; default: the topic prefix and the stage."""
+    """First part of the groups' names, before stage and interval; default: the topic prefix."""
     instance_id: str | None = None
     """Static membership: one id per process, kept over restarts."""
     session_timeout_ms: Positive = 45_000
@@ -115,7 +115,7 @@ class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     file: str | None = None
     """The ticks file of the replay feed."""
     history: str | None = None
-    """Bars (parquet or csv; a file or a folder with one file a symbol) for cold symbols."""
+    """Bars (parquet, csv or JSON lines; a file or a folder with one file a symbol) for cold symbols."""
     speed: Annotated[float, Meta(gt=0)] = 60.0
     """Virtual seconds per wall second; `inf` (flag: max) writes as fast as the stages take it."""
     seed: Seed = 7

@@ -1,5 +1,6 @@
 """The documents agree with the code: generated pages, examples, reasons, links, commands."""
 
+import ast
 import json
 import re
 import runpy
@@ -33,6 +34,7 @@ def examples(heading: str) -> list[str]:
 def test_generated_pages_are_those_of_the_code() -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
     assert (DOCS / "configuration.md").read_text() == generate["configuration"]()
+    assert (DOCS / "metrics.md").read_text() == generate["metrics"]()
     for name, text in generate["schemas"]().items():
         assert (DOCS / "schemas" / name).read_text() == text
 
@@ -60,6 +62,23 @@ def test_the_ticks_of_other_producers_are_accepted() -> None:
 def test_every_schema_is_a_valid_schema() -> None:
     for file in (DOCS / "schemas").glob("*.json"):
         jsonschema.Draft202012Validator.check_schema(json.loads(file.read_text()))
+
+
+def test_every_reason_that_is_written_out_is_told() -> None:
+    told = set(re.findall(r"`([a-z_]+)`", MESSAGES))
+    found = set()
+    for file in (ROOT / "kronos_stream").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            at = {"RejectedError": 0, "skip": 2, "send": 2}.get(name)
+            if at is not None and len(node.args) > at:
+                reason = node.args[at]
+                if isinstance(reason, ast.Constant) and isinstance(reason.value, str):
+                    found.add(reason.value)
+    assert {"calendar_ends", "malformed_bar", "stale", "too_large", "wrong_partition"} <= found
+    assert found <= told
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -39,7 +39,8 @@ class TopicSpec(NamedTuple):
 
 
 class Topics:
-    """Names from the prefix and the interval, which is part of every name but that of ticks."""
+    """Names from the prefix and the interval, which is part of every name but those of the
+    ticks and the rejected."""
 
     def __init__(self, prefix: str, interval: str) -> None:
         self.ticks = f"{prefix}.ticks"
