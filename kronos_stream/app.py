@@ -26,7 +26,7 @@ from .drain import drained
 from .embedded import EmbeddedBroker, EmbeddedStore
 from .engine.client import EngineClient
 from .engine.messages import EngineHello
-from .engine.spec import bars_needed, resolve_spec
+from .engine.spec import bars_needed, doubts, resolve_spec
 from .errors import CalendarEndError
 from .feeds.pacing import Backpressure
 from .feeds.service import FeedService
@@ -207,6 +207,8 @@ async def _forecast_service(
     hello = await engine.start()
     spec = resolve_spec(settings, hello.max_context, settings.bars.calendar)
     check_message_size(settings, spec)
+    for doubt in doubts(settings, hello):
+        log.warning("model_not_trained_for", detail=doubt)
     hello = await engine.configure(spec)
     scope = _scope(settings, spec, hello)
     keep = bars_needed(spec) + settings.context.slack

@@ -286,8 +286,9 @@ def _model_job(
     rotary = {"fine_head_rotary": fine_head_rotary} if fine_head_rotary else {}
     # A checkpoint says which windows it was trained on last: it is to be used within them.
     ids_of = {"tokenizer": revision_of(encoder)}
-    changes = rotary | ids_of | {"max_context": window}
-    module, start = _begun(Kronos, "model", flags, config | rotary | ids_of, changes)
+    trained_on = rotary | ids_of | {"interval": flags["interval"]}
+    changes = trained_on | {"max_context": window}
+    module, start = _begun(Kronos, "model", flags, config | trained_on, changes)
     if (module.s1_bits, module.s2_bits) != (encoder.s1_bits, encoder.s2_bits):
         raise SettingsError(
             f"--tokenizer: {tokenizer} makes ids of {encoder.s1_bits}+{encoder.s2_bits} bits, "

@@ -115,7 +115,7 @@ class FeedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     file: str | None = None
     """The ticks file of the replay feed."""
     history: str | None = None
-    """Bars (parquet, csv or JSON lines; a file or a folder with one file a symbol) for cold symbols."""
+    """Bars (parquet, csv or JSON lines; a file, or a folder with one a symbol) for cold symbols."""
     speed: Annotated[float, Meta(gt=0)] = 60.0
     """Virtual seconds per wall second; `inf` (flag: max) writes as fast as the stages take it."""
     seed: Seed = 7

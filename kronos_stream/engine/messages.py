@@ -69,6 +69,10 @@ class EngineHello(Struct, frozen=True, kw_only=True):
     """Symbols that the cache's budget holds."""
     kernels: str = "torch"
     """What does its small steps: `compiled`, or torch, and why."""
+    interval: str | None = None
+    """Of the bars that the model was trained on, where it says so."""
+    fine_head_rotary: str = "upstream"
+    """By which it was trained."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The settings of a forecast, resolved against the model's context."""
 
-from typing import Final
+from typing import Final, Protocol
 
 from ..errors import SettingsError
 from ..settings import Settings
@@ -46,6 +46,34 @@ def resolve_spec(settings: Settings, max_context: int, calendar: str) -> Forecas
         calendar=calendar,
         dtype=settings.model.dtype,
     )
+
+
+class Trained(Protocol):
+    """What a model says of its training."""
+
+    @property
+    def interval(self) -> str | None:
+        """Of the bars; None: not known."""
+
+    @property
+    def fine_head_rotary(self) -> str:
+        """How the fine head was trained to be run."""
+
+
+def doubts(settings: Settings, model: Trained) -> list[str]:
+    """What the settings ask of a model that it was not trained for: it runs, but worse."""
+    interval, rotary = settings.bars.interval, settings.forecast.fine_head_rotary
+    found: list[tuple[str, str | None, str]] = []
+    if model.interval not in (None, interval):
+        found.append(("bars.interval", model.interval, interval))
+    # `upstream` and `none` are run the same.
+    if rotary != model.fine_head_rotary and "trained" in (rotary, model.fine_head_rotary):
+        found.append(("forecast.fine_head_rotary", model.fine_head_rotary, rotary))
+    return [
+        f"{key}: expected {own}, for which {settings.model.model} was trained (its config.json), "
+        f"got {asked}"
+        for key, own, asked in found
+    ]
 
 
 def bars_needed(spec: ForecastSpec) -> int:

@@ -111,4 +111,6 @@ class Worker:
             cache_bytes=slot_bytes,
             slots=slots,
             kernels=used() if self._config.device == "cpu" else "torch",
+            interval=self._pair[0].interval,
+            fine_head_rotary=self._pair[0].fine_head_rotary,
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple, TextIO
 
 from ..bars.calendar import Calendar, calendar_of
 from ..engine.loading import load
-from ..engine.spec import resolve_spec
+from ..engine.spec import doubts, resolve_spec
 from ..errors import SettingsError
 from ..model.kronos import Kronos
 from ..model.tokenizer import KronosTokenizer
@@ -37,11 +37,6 @@ def open_inputs(
         )
     calendar = calendar_of(name, INTERVAL_MS[interval])
     spec = resolve_spec(settings, pair[0].max_context, name)
-    own = pair[0].fine_head_rotary
-    if own != spec.fine_head_rotary and "trained" in (own, spec.fine_head_rotary):
-        print(
-            f"forecast.fine_head_rotary: expected {own}, by which {settings.model.model} was "
-            f"trained (its config.json), got {spec.fine_head_rotary}",
-            file=say,
-        )
+    for doubt in doubts(settings, pair[0]):
+        print(doubt, file=say)
     return Opened(pair, spec, calendar, read_series(bars, symbols, interval, calendar))

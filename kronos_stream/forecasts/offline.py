@@ -13,7 +13,7 @@ from ..context.window import Window
 from ..engine.core import Engine
 from ..engine.loading import load
 from ..engine.messages import EngineHello
-from ..engine.spec import bars_needed, resolve_spec
+from ..engine.spec import bars_needed, doubts, resolve_spec
 from ..errors import InputError
 from ..settings import Settings
 from ..wire.messages import Forecast, Timing
@@ -62,6 +62,8 @@ def forecast_of(bars: Path, symbol: str, settings: Settings) -> Forecast:
         raise InputError(f"{bars}: {symbol}: no bar lies in the sessions of {calendar_name}")
     pair = load(settings.model)
     spec = resolve_spec(settings, pair[0].max_context, calendar_name)
+    for doubt in doubts(settings, pair[0]):
+        print(doubt, file=sys.stderr)
     engine = Engine(*pair, spec, device=settings.model.device)
     read_ms = wall_ms()
     window = Window.from_bars(series[-bars_needed(spec) :])

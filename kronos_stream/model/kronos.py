@@ -122,10 +122,11 @@ class Heads(nn.Module):
 
 
 class Kronos(Checkpointed):
-    """Arguments are the keys of the official config.json, and four of ours: `n_kv_heads` (grouped
+    """Arguments are the keys of the official config.json, and five of ours: `n_kv_heads` (grouped
     queries; absent: n_heads), `max_context` (bars; absent: 2048 for mini's shape, else 512),
-    `fine_head_rotary` (how the fine head places its query and keys; absent: upstream) and
-    `tokenizer` (revision of the one whose ids it was trained on; absent: not known)."""
+    `fine_head_rotary` (how the fine head places its query and keys; absent: upstream),
+    `tokenizer` (revision of the one whose ids it was trained on; absent: not known) and `interval`
+    (of the bars it was trained on, such as 5m; absent: not known)."""
 
     def __init__(
         self,
@@ -145,6 +146,7 @@ class Kronos(Checkpointed):
         max_context: Count | None = None,
         fine_head_rotary: FineHeadRotary | None = None,
         tokenizer: str | None = None,
+        interval: str | None = None,
     ) -> None:
         super().__init__(arguments(locals()))
         self.s1_bits, self.s2_bits = s1_bits, s2_bits
@@ -152,6 +154,7 @@ class Kronos(Checkpointed):
         self.max_context = max_context or (2_048 if is_mini else 512)
         self.fine_head_rotary: FineHeadRotary = fine_head_rotary or "upstream"
         self.trained_with = tokenizer
+        self.interval = interval
         self.token_drop = nn.Dropout(token_dropout_p)
         self.embedding = TokenEmbedding(s1_bits, s2_bits, d_model)
         self.time_emb = TimeEmbedding(d_model, learned=learn_te)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from kronos_stream.engine.core import Engine
-from kronos_stream.engine.spec import bars_needed, resolve_spec
+from kronos_stream.engine.spec import bars_needed, doubts, resolve_spec
 from kronos_stream.errors import EngineError, SettingsError
 from kronos_stream.settings import Settings
 from kronos_stream.wire.messages import ForecastSpec
@@ -125,3 +125,23 @@ def test_everything_else_is_taken_over() -> None:
 @pytest.mark.parametrize(("anchor_every", "bars"), [(0, 24), (1, 25), (4, 28), (16, 40)])
 def test_bars_needed(anchor_every: int, bars: int) -> None:
     assert bars_needed(spec(lookback=24, anchor_every=anchor_every)) == bars
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "keys"),
+    [
+        ((None, "upstream"), ("1m", "none"), []),
+        (("5m", "upstream"), ("5m", "upstream"), []),
+        (("5m", "none"), ("1m", "upstream"), ["bars.interval"]),
+        (("5m", "trained"), ("5m", "none"), ["forecast.fine_head_rotary"]),
+        (("1h", "none"), ("15m", "trained"), ["bars.interval", "forecast.fine_head_rotary"]),
+    ],
+)
+def test_what_a_model_was_not_trained_for(
+    trained: tuple[str | None, str], asked: tuple[str, str], keys: list[str]
+) -> None:
+    model, _ = tiny_pair(interval=trained[0], fine_head_rotary=trained[1])
+    changes = {"bars": {"interval": asked[0]}, "forecast": {"fine_head_rotary": asked[1]}}
+    found = doubts(msgspec.convert(changes, Settings), model)
+    assert [doubt.partition(":")[0] for doubt in found] == keys
+    assert all("for which builtin was trained (its config.json), got" in doubt for doubt in found)

@@ -176,7 +176,11 @@ def test_symbols_with_few_origins_are_named_unless_their_number_was_asked_for(
 @pytest.mark.parametrize(
     ("own", "setting", "told"),
     [
-        ("trained", "upstream", "expected trained, by which builtin was trained (its config.json)"),
+        (
+            "trained",
+            "upstream",
+            "expected trained, for which builtin was trained (its config.json)",
+        ),
         ("upstream", "trained", "got trained"),
         ("trained", "trained", None),
         ("upstream", "none", None),
