@@ -120,7 +120,7 @@ async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClie
     first = await client.forecast(asked)
     assert first[0].paths == expected[0].paths
     assert client.hello is not None
-    assert client.hello.max_context == 256
+    assert (client.hello.max_context, client.hello.interval) == (256, "5m")
     before = client.pid
     assert before is not None
     os.kill(before, signal.SIGKILL)
