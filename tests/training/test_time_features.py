@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kronos_stream.cli import main
+from kronos_stream.model.catalog import BUILTIN_FOLDER
 from kronos_stream.model.kronos import STAMP_SIZES, Kronos
 from kronos_stream.training.settings import TIME_FEATURES
 from kronos_stream.training.shapes import model_config
@@ -56,6 +57,10 @@ def test_it_keeps_the_level_of_its_table() -> None:
     asked.time_emb.leave_out({"day"})
     after = asked.time_emb.state_dict()["day_embed.weight"]
     assert torch.equal(after, before.expand(STAMP_SIZES["day"], -1))
+
+
+def test_the_built_in_model_does_not_know_the_date() -> None:
+    assert heard(Kronos.from_pretrained(BUILTIN_FOLDER / "model")) == {"minute", "hour", "weekday"}
 
 
 @pytest.fixture(scope="module")
