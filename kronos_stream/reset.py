@@ -92,8 +92,7 @@ class _Reset:
 
     async def _check_ticks(self) -> None:
         """Bars that cannot be made again must not be forgotten."""
-        topic, bars = self._broker.topics.ticks, self._settings.bars
-        decoder = bars.tick_decoder()
+        topic, decoder = self._broker.topics.ticks, self._settings.bars.tick_decoder()
         partitions = await self._partitions(topic)
         begins = await self._broker.begin_offsets(topic, partitions)
         ends = await self._broker.end_offsets(topic, partitions)

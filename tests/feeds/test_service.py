@@ -21,10 +21,7 @@ from kronos_stream.wire.messages import Bar, Marker, Tick
 from kronos_stream.wire.topics import Record
 from tests.fakes import FakeBroker, FakeCluster
 from tests.feeds.serving import Clock, service
-from tests.samples import bar
-
-START_MS = 1_735_689_600_000
-STEP_MS = 300_000
+from tests.samples import START_MS, STEP_MS, bar
 
 
 def split(records: list[Record]) -> tuple[list[Tick], list[Marker]]:

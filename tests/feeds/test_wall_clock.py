@@ -8,9 +8,8 @@ from kronos_stream.wire.codecs import decode
 from kronos_stream.wire.messages import Marker, Tick
 from tests.fakes import FakeBroker, FakeCluster
 from tests.feeds.serving import Clock, service
+from tests.samples import START_MS, STEP_MS
 
-START_MS = 1_735_689_600_000
-STEP_MS = 300_000
 NOW_MS = START_MS + STEP_MS + 60_000
 """When the feed begins, by the wall: a bar and a minute after the market's first tick."""
 

@@ -18,14 +18,8 @@ from kronos_stream.model.catalog import load_pair
 from kronos_stream.model.checkpoints import revision_of
 from kronos_stream.training.loop import Loop
 from tests.threads import threads
+from tests.training.commands import BITS, SHAPE, encoder, run
 from tests.training.markets import WINDOW, frame, write
-
-SMALL = [
-    *("--window", str(WINDOW), "--horizon", "4", "--steps", "4", "--batch", "4"),
-    *("--validation-windows", "4", "--log-every", "2"),
-]
-SHAPE = ["--layers", "1", "--d-model", "16", "--heads", "2", "--ff-dim", "24"]
-BITS = ["--s1-bits", "4", "--s2-bits", "3"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +37,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run(folder, "tokenizer", "tokenizer", *SHAPE, *BITS) == 0
         assert run(folder, "model", "model", *SHAPE, *encoder(folder)) == 0
     return folder
-
-
-def encoder(folder: Path) -> list[str]:
-    return ["--tokenizer", str(folder / "tokenizer" / "best")]
-
-
-def run(folder: Path, stage: str, out: str, *more: str) -> int:
-    paths = ["--bars", str(folder / "bars"), "--out", str(folder / out)]
-    return main(["train", stage, *paths, *SMALL, *more])
 
 
 def config(folder: Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kronos_stream.cli import main
 from kronos_stream.model.catalog import BUILTIN_FOLDER
 from kronos_stream.model.kronos import STAMP_SIZES, Kronos
 from kronos_stream.training.settings import TIME_FEATURES
 from kronos_stream.training.shapes import model_config
 from tests.threads import threads
+from tests.training.commands import BITS, SHAPE, encoder, run
 from tests.training.markets import TINY, WINDOW, frame, write
 
 FRIDAY = (35, 14, 4, 27, 11)
@@ -68,19 +68,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bars/, and a tokenizer in tokenizer/."""
     made = tmp_path_factory.mktemp("features")
     write(made / "bars", AAA=frame(400))
-    assert train(made, "tokenizer", "tokenizer", "--s1-bits", "4", "--s2-bits", "3") == 0
+    with threads(1):
+        assert run(made, "tokenizer", "tokenizer", *SHAPE, *BITS) == 0
     return made
 
 
-def train(folder: Path, stage: str, out: str, *more: str) -> int:
-    paths = ["--bars", str(folder / "bars"), "--out", str(folder / out)]
-    small = ["--window", str(WINDOW), "--horizon", "4", "--steps", "3", "--batch", "4"]
-    shape = ["--layers", "1", "--d-model", "16", "--heads", "2", "--ff-dim", "24"]
-    if stage == "model":
-        more = ("--tokenizer", str(folder / "tokenizer" / "best"), *more)
+def train(folder: Path, out: str, *more: str) -> int:
+    shape = [] if "--from" in more else SHAPE
     with threads(1):
-        fresh = [] if "--from" in more else shape
-        return main(["train", stage, *paths, *small, *fresh, "--validation-windows", "4", *more])
+        return run(folder, "model", out, *shape, *encoder(folder), *more)
 
 
 @pytest.mark.parametrize(
@@ -96,15 +92,15 @@ def test_training_does_not_bring_it_back(
     folder: Path, flags: list[str], expected: set[str]
 ) -> None:
     out = "-".join(["model", *sorted(expected)])
-    assert train(folder, "model", out, "--lr", "0.01", *flags) == 0
+    assert train(folder, out, "--lr", "0.01", *flags) == 0
     for kept in ("best", "last"):
         assert heard(Kronos.from_pretrained(folder / out / kept)) == expected
 
 
 def test_a_checkpoint_forgets_what_it_knew(folder: Path) -> None:
-    assert train(folder, "model", "all", "--time-features", ",".join(TIME_FEATURES)) == 0
+    assert train(folder, "all", "--time-features", ",".join(TIME_FEATURES)) == 0
     begun = str(folder / "all" / "best")
-    assert train(folder, "model", "forgot", "--from", begun) == 0
+    assert train(folder, "forgot", "--from", begun) == 0
     assert heard(Kronos.from_pretrained(folder / "forgot" / "best")) == {
         *("minute", "hour", "weekday")
     }
@@ -113,9 +109,9 @@ def test_a_checkpoint_forgets_what_it_knew(folder: Path) -> None:
 def test_a_run_goes_on_with_the_features_it_was_begun_with(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(folder, "model", "begun", "--time-features", "hour") == 0
+    assert train(folder, "begun", "--time-features", "hour") == 0
     capsys.readouterr()
-    assert train(folder, "model", "begun") == 2
+    assert train(folder, "begun") == 2
     error = capsys.readouterr().err
     assert "--time-features: the run in" in error
     assert "was begun with ['hour'], got ['minute', 'hour', 'weekday']" in error
@@ -126,7 +122,7 @@ def test_an_unknown_one_is_named(
     folder: Path, capsys: pytest.CaptureFixture[str], names: str
 ) -> None:
     capsys.readouterr()
-    assert train(folder, "model", "wrong", "--time-features", names) == 2
+    assert train(folder, "wrong", "--time-features", names) == 2
     assert capsys.readouterr().err == (
         "kronos-stream: --time-features: expected some of minute,hour,weekday,day,month, or none, "
         f"got {names!r}\n"
