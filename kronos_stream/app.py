@@ -59,10 +59,10 @@ async def run(
     spare_the_collector()
     with stopped_by_signals():
         try:
-            async with asyncio.timeout(for_s):
+            async with asyncio.timeout(for_s) as limit:
                 await _serve(settings, stages, bars)
         except TimeoutError:
-            if for_s is None:
+            if not limit.expired():
                 raise
     return 0
 

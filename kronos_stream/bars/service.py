@@ -251,6 +251,7 @@ class BarsService:
         for record, outputs in partition.batches.apply(records):
             if not await self._emit(partition, record, outputs):
                 del self._partitions[partition.number]
+                telemetry.forget_partitions("bars", {partition.number})
                 return
         partition.next_offset = records[-1].offset + 1
         partition.read = True
@@ -320,6 +321,9 @@ class BarsService:
         for partition in due:
             close_ms = partition.fold.next_close_ms
             position = await self._subscription.position(partition.number)
+            if position is None or not self._subscription.owned:
+                # A rebalance came in between; the next turn takes the new assignment.
+                return
             if close_ms is None or position < ends[partition.number]:
                 continue
             # After a long silence one marker closes all intervals that are over.

@@ -213,11 +213,13 @@ class EngineClient:
         self._asked = True
         self._readable.clear()
         try:
-            await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
-            await _until_readable(pipe, self._readable, timeout_s)
-            answer: Answer = self._answers.decode(
-                await asyncio.to_thread(pipe.recv_bytes, MAX_FRAME)
-            )
+            # Of the sending, too: a process that hangs reads nothing, and the pipe may be smaller.
+            async with asyncio.timeout(timeout_s):
+                await asyncio.to_thread(pipe.send_bytes, msgspec.msgpack.encode(order))
+                await _until_readable(pipe, self._readable)
+                answer: Answer = self._answers.decode(
+                    await asyncio.to_thread(pipe.recv_bytes, MAX_FRAME)
+                )
         except asyncio.CancelledError:
             # Its answer would be taken for the next one's.
             self._abandon()
@@ -238,23 +240,23 @@ class EngineClient:
         self._serves = False
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.close()
+        # Killed first: that wakes a thread which still writes or reads, before the descriptor is
+        # somebody else's.
         if process is not None:
             process.kill()
+        if pipe is not None:
+            pipe.close()
         return process
 
 
-async def _until_readable(pipe: Connection, ready: asyncio.Event, timeout_s: float) -> None:
-    """Waits until an answer begins, or somebody else sets `ready`; TimeoutError where neither
-    comes in time."""
+async def _until_readable(pipe: Connection, ready: asyncio.Event) -> None:
+    """Waits until an answer begins, or somebody else sets `ready`."""
     loop = asyncio.get_running_loop()
     # Kept, because a closed pipe no longer tells it.
     descriptor = pipe.fileno()
     loop.add_reader(descriptor, ready.set)
     try:
-        async with asyncio.timeout(timeout_s):
-            await ready.wait()
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
         # uvloop makes what it watches non-blocking, and a frame may be larger than the pipe.

@@ -12,6 +12,7 @@ from ..kafka import Broker, Publisher, Record
 from ..settings import Settings
 from ..wire.codecs import encode
 from ..wire.messages import Bar, Forecast, Skipped, Timing
+from .owned import Owned
 from .record import Due, build_forecast
 
 log = structlog.get_logger()
@@ -24,6 +25,8 @@ class Item(NamedTuple):
     bar: Bar
     record: Record
     read_ms: int
+    owned: Owned
+    """Its partition, as it was owned when the record was read."""
 
 
 class Outbox:

@@ -2,6 +2,12 @@
 
 from collections import OrderedDict
 
+import structlog
+
+from ..kafka import Commit
+
+log = structlog.get_logger()
+
 
 class Owned:
     """One owned bars partition: the next offset to read, and the records not yet finished."""
@@ -28,3 +34,14 @@ class Owned:
     def full(self) -> bool:
         """Another bar may push the window of the oldest unfinished one out of the store."""
         return self.behind_ms() >= self.reach_ms
+
+
+def start_of(number: int, commit: Commit | None, begin: int, end: int) -> int:
+    """Where a group reads a bars partition from: its commit, or the beginning of a topic made anew;
+    a new group begins with the newest bars."""
+    if commit is None:
+        return end
+    if commit.offset > end:
+        log.warning("bars_topic_recreated", partition=number, committed=commit.offset)
+        return begin
+    return max(commit.offset, begin)

@@ -34,7 +34,7 @@ from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
 from .engine import Engine
 from .gate import Gate
 from .outbox import Item, Outbox
-from .owned import Owned
+from .owned import Owned, start_of
 from .record import due_forecast, request_of
 
 log = structlog.get_logger()
@@ -68,20 +68,14 @@ class ForecastService:
     ) -> None:
         """`clock` is wall time in ms, for the timing in records alone. `on_forecast` gets each
         published record and its latency in ms."""
-        self._settings = settings
-        self._broker = broker
+        self._settings, self._broker = settings, broker
         self._contexts = contexts
-        self._engine = engine
-        self._hello = hello
-        self._group = group
-        self._spec_of = spec_of
-        self._calendar_of = calendar_of
-        self._shed = shed
+        self._engine, self._hello = engine, hello
+        self._spec_of, self._calendar_of = spec_of, calendar_of
+        self._group, self._shed = group, shed
         self._backpressure = backpressure
-        self._on_forecast = on_forecast
-        self._on_skipped = on_skipped
-        self._clock = clock
-        self._monotonic = monotonic
+        self._on_forecast, self._on_skipped = on_forecast, on_skipped
+        self._clock, self._monotonic = clock, monotonic
         self._commit_every_s = commit_every_s
         self._reach_ms = settings.context.slack * INTERVAL_MS[settings.bars.interval]
         self._gate: Gate[Item] = Gate(
@@ -195,18 +189,12 @@ class ForecastService:
         first: dict[int, Commit] = {}
         for number in new:
             commit = commits.get(number)
-            if self._broker.embedded:
-                start = begins[number]
-            elif commit is None:
-                # A new group begins with the newest bars, and says so at once: a restart before
-                # its first forecast must not move the beginning.
-                start = ends[number]
-                first[number] = Commit(start)
-            elif commit.offset > ends[number]:
-                log.warning("bars_topic_recreated", partition=number, committed=commit.offset)
-                start = begins[number]
-            else:
-                start = max(commit.offset, begins[number])
+            start = begins[number]
+            if not self._broker.embedded:
+                start = start_of(number, commit, begins[number], ends[number])
+                if commit is None:
+                    # Said at once: a restart before its first forecast must not move the beginning.
+                    first[number] = Commit(start)
             self._partitions[number] = Owned(start, self._reach_ms)
         if first:
             await self._subscription.commit(first)
@@ -293,7 +281,7 @@ class ForecastService:
         else:
             partition.unfinished[record.offset] = bar.open_time
             self._measure(record.partition)
-            self._gate.add(bar.symbol, Item(due, bar, record, read_ms), read_ms)
+            self._gate.add(bar.symbol, Item(due, bar, record, read_ms, partition), self._now_ms())
             self._arrived.set()
 
     def _say_once(self, symbol: str, event: str, **fields: int) -> None:
@@ -317,15 +305,18 @@ class ForecastService:
     async def _make(self) -> None:
         """Forecasts what the gate lets through, batch by batch."""
         while True:
-            wait_ms = self._gate.wait_ms(self._clock(), max(1, len(self._home)))
+            if not self._subscription.owned:
+                await asyncio.sleep(POLL_MS / 1000)  # What is made now could not be published.
+                continue
+            wait_ms = self._gate.wait_ms(self._now_ms(), max(1, len(self._home)))
             if wait_ms is None or wait_ms > 0:
                 self._arrived.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                         await self._arrived.wait()
                 continue
-            batch = self._gate.take(self._clock(), newest_first=self._shed)
-            batch = [item for item in batch if item.record.partition in self._partitions]
+            batch = self._gate.take(self._now_ms(), newest_first=self._shed)
+            batch = [item for item in batch if self._owns(item)]
             if self._shed:
                 batch = await self._without_stale(batch)
             if batch:
@@ -352,11 +343,12 @@ class ForecastService:
         """Sends every record of the batch, then waits for the acknowledgements together."""
         if not self._subscription.owned:
             # A rebalance: what stays ours is published once the new assignment is taken.
-            self._gate.put_back([(item.bar.symbol, item) for item in batch], self._clock())
-            await asyncio.sleep(POLL_MS / 1000)
+            self._gate.put_back([(item.bar.symbol, item) for item in batch], self._now_ms())
             return
         sent = []
         for item, reply in zip(batch, replies, strict=True):
+            if not self._owns(item):
+                continue  # Given up, by a rebalance that is over already.
             if reply.refused is not None:
                 await self._outbox.skip(item.due.id, item.bar, reply.refused, "")
                 self._finish(item)
@@ -366,6 +358,14 @@ class ForecastService:
             await acknowledged
             self._finish(item)
             self._outbox.count(forecast, self._clock())
+
+    def _owns(self, item: Item) -> bool:
+        """Whether it was read under this assignment of its partition."""
+        return self._partitions.get(item.record.partition) is item.owned
+
+    def _now_ms(self) -> int:
+        """The gate's time, which nobody sets back."""
+        return int(1000 * self._monotonic())
 
     def _finish(self, item: Item) -> None:
         partition = self._partitions.get(item.record.partition)

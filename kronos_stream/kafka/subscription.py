@@ -193,9 +193,14 @@ class Subscription:
             self._consumer.resume(tp)
             self._sought[partition] = offset
 
-    async def position(self, partition: int) -> int:
-        """The offset of the next record that `poll` will give."""
-        return int(await self._consumer.position(TopicPartition(self._topic, partition)))
+    async def position(self, partition: int) -> int | None:
+        """The offset of the next record that `poll` will give; None where the partition is not read
+        (any more): of such a one aiokafka would know none, or wait for one."""
+        if self._changed or partition not in self._sought:
+            return None
+        with self._while_assigned():
+            return int(await self._consumer.position(TopicPartition(self._topic, partition)))
+        return None
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Deliver nothing of these; polling must go on, for it keeps the membership."""

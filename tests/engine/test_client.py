@@ -129,10 +129,11 @@ async def test_answers_as_the_engine_does_and_survives_a_kill(client: EngineClie
     assert client.pid != before
 
 
+@pytest.mark.parametrize("symbols", [1, 60], ids=["small", "larger_than_the_pipe"])
 async def test_a_hanging_process_is_replaced(
-    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch, symbols: int
 ) -> None:
-    asked = [request("AAA", bars(120), 100, WANTED)]
+    asked = [request(f"S{n}", bars(120), 100, WANTED) for n in range(symbols)]
     expected = await client.forecast(asked)
     before = client.pid
     assert before is not None
