@@ -303,8 +303,8 @@ class FakeSubscription:
         if not self._changed:
             self._positions[partition] = offset
 
-    async def position(self, partition: int) -> int:
-        return self._positions[partition]
+    async def position(self, partition: int) -> int | None:
+        return None if self._changed else self._positions.get(partition)
 
     def pause(self, partitions: Iterable[int]) -> None:
         self._paused.update(partitions)

@@ -1,5 +1,6 @@
 """The wiring's own rules."""
 
+import asyncio
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kronos_stream import app
 from kronos_stream.app import _done, _read_history, _scope
 from kronos_stream.bars.calendar import calendar_of
 from kronos_stream.bars.tables import write_bars
@@ -23,6 +25,21 @@ def test_contexts_of_another_bars_topic_are_not_mixed_in() -> None:
     first, second = (_scope(s, spec(), HELLO) for s in settings)
     assert first != second
     assert _scope(settings[0], spec(), msgspec.structs.replace(HELLO, device="cuda")) == first
+
+
+async def test_only_its_own_time_ends_a_run_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def times_out(*_: object) -> None:
+        raise TimeoutError("of something inside")
+
+    async def serves(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(app, "spare_the_collector", lambda: None)
+    monkeypatch.setattr(app, "_serve", times_out)
+    with pytest.raises(TimeoutError, match="something inside"):
+        await app.run(Settings(), stages=(), for_s=3600, bars=None)
+    monkeypatch.setattr(app, "_serve", serves)
+    assert await app.run(Settings(), stages=(), for_s=0, bars=None) == 0
 
 
 def test_history_outside_a_symbols_sessions_is_left_out(tmp_path: Path) -> None:

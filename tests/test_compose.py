@@ -49,6 +49,16 @@ def test_what_a_service_waits_for_is_there(services: dict[str, Any]) -> None:
                 assert how["condition"] == "service_completed_successfully"
 
 
+def test_the_image_is_built_once_and_never_pulled(services: dict[str, Any]) -> None:
+    """Services that build one tag side by side fail where images are stored by content."""
+    ours = {name: s for name, s in services.items() if s["image"] == "kronos-stream"}
+    assert set(ours) == set(STAGES)
+    assert {name: s["pull_policy"] for name, s in ours.items()} == {
+        name: "build" if "build" in s else "never" for name, s in ours.items()
+    }
+    assert [name for name, s in ours.items() if "build" in s] == ["topics"]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_the_commands_are_ours(services: dict[str, Any], name: str) -> None:
     command, *arguments = services[name]["command"]

@@ -224,3 +224,16 @@ async def test_stopping_is_quick_when_the_broker_is_gone(topic_prefix: str) -> N
     await member.poll(max_wait_ms=50)
     async with asyncio.timeout(4):
         await asyncio.gather(member.stop(), publisher.close(), broker.close())
+
+
+async def test_a_position_is_that_of_a_partition_that_is_read(
+    kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    """Of any other one the client would raise, or wait until there is one."""
+    async with connected(kafka_bootstrap, topic_prefix) as broker, member_of(broker) as member:
+        assert await member.position(0) is None
+        await assignment_of(member)
+        assert await member.position(0) is None
+        member.seek(0, 0)
+        assert await member.position(0) == 0
+        assert await member.position(99) is None

@@ -1,9 +1,10 @@
 """Ticks to bars, the core: one ticks partition, record by record, without a clock.
 
-Its time is the watermark: the largest accepted trade time or marker in the partition. A bar closes
-when the watermark reaches its close time and the grace. So bars, and which ticks are late, are a
-pure function of the partition's records, and a restart that folds from (low_water,
-watermark_at_low_water), knowing which bars were published, gives the same again.
+Its time is the watermark: the largest marker or trade time in the partition that was not rejected,
+whether or not the trade enters a bar. A bar closes when the watermark reaches its close time and
+the grace. So bars, and which ticks are late, are a pure function of the partition's records, and a
+restart that folds from (low_water, watermark_at_low_water), knowing which bars were published,
+gives the same again.
 """
 
 from collections import Counter

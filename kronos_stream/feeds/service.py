@@ -2,8 +2,9 @@
 
 Virtual time runs `speed` times as fast as the wall clock and stands still while a later stage is
 behind. A marker is written to every partition after the first tick, at each open time and close
-time + grace, and at least every 250 ms of wall time; no tick of an earlier virtual time is written
-after it, unless on request. So which bars are whole does not hang on speed or partitions.
+time + grace, and, at a finite speed, after 250 ms of wall time in which nothing was due; no tick of
+an earlier virtual time is written after it, unless on request. So which bars are whole does not
+hang on speed or partitions.
 """
 
 import asyncio

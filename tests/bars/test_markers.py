@@ -1,5 +1,7 @@
 """Markers: who says in a ticks partition that a bar is over, and when."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from kronos_stream.settings import Settings
@@ -67,6 +69,26 @@ async def test_a_clock_that_jumps_ahead_and_back_silences_nobody(
         wall.now = now
         await until_idle(service)
         assert [bar.open_time for bar in bars_of(cluster)] == [T0]
+
+
+async def test_a_rebalance_while_a_marker_is_due_delays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, settings = _quiet()
+    broker = FakeBroker(cluster)
+    ends, asked = broker.end_offsets, 0
+
+    async def end_offsets(topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        nonlocal asked
+        asked += 1
+        if topic == TICKS and asked == 2:
+            service._subscription.assign(frozenset({0}))  # type: ignore[attr-defined]
+        return await ends(topic, partitions)
+
+    monkeypatch.setattr(broker, "end_offsets", end_offsets)
+    async with running(broker, settings, clock=Wall(T0 + STEP + GRACE)) as service:
+        await until_idle(service)
+        assert asked > 2
+        assert [bar.open_time for bar in bars_of(cluster)] == [T0]
+        assert len(cluster.records(TICKS)) == 3
 
 
 async def test_one_marker_ends_a_long_silence() -> None:
