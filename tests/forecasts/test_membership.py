@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from kronos_stream.forecasts import service as service_module
@@ -14,7 +13,6 @@ from .fake_engine import FakeEngine
 from .test_service import (
     LIVE,
     LOOKBACK,
-    SETTINGS,
     SPEC,
     all_due,
     append,
@@ -23,6 +21,7 @@ from .test_service import (
     from_the_beginning,
     running,
     service_of,
+    settings_with,
     topic_of,
     until,
 )
@@ -51,12 +50,11 @@ async def test_what_was_given_up_while_the_engine_worked_is_not_published(
     topic_of(cluster)
     from_the_beginning(cluster)
 
-    engine = Rebalancing(lambda: taken_away())
-
     async def taken_away() -> None:
         service._subscription.assign(frozenset({1}))  # type: ignore[attr-defined]
         await until(lambda: set(service._partitions) == {1})
 
+    engine = Rebalancing(taken_away)
     async with (
         service_of(FakeBroker(cluster), redis_url, topic_prefix, engine=engine) as service,
         running(service) as task,
@@ -106,16 +104,13 @@ async def test_a_clock_that_is_set_back_holds_no_forecast_up(
     cluster = FakeCluster(partitions=2)
     topic_of(cluster, live=1)
     from_the_beginning(cluster)
-    settings = msgspec.structs.replace(
-        SETTINGS, forecast=msgspec.structs.replace(SETTINGS.forecast, gate_ms=5)
-    )
     wall = iter(range(10**12, 0, -600_000))
     async with (
         service_of(
             FakeBroker(cluster),
             redis_url,
             topic_prefix,
-            settings=settings,
+            settings=settings_with(gate_ms=5),
             clock=lambda: next(wall),
         ) as service,
         running(service) as task,

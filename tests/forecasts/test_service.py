@@ -45,6 +45,13 @@ SETTINGS = Settings(
 SPEC = resolve_spec(SETTINGS, 64, "24/7")
 
 
+def settings_with(**changes: Any) -> Settings:
+    """SETTINGS with others under `forecast`."""
+    return msgspec.structs.replace(
+        SETTINGS, forecast=msgspec.structs.replace(SETTINGS.forecast, **changes)
+    )
+
+
 def topic_of(cluster: FakeCluster, *, history: int = LOOKBACK, live: int = LIVE) -> list[Bar]:
     """Writes history and live bars of both symbols, each to a partition of its own."""
     topic = FakeBroker(cluster).topics.bars
@@ -260,9 +267,7 @@ async def test_overload_sheds_forecasts_never_bars(redis_url: str, topic_prefix:
     cluster = FakeCluster(partitions=2)
     topic_of(cluster)
     from_the_beginning(cluster)
-    settings = msgspec.structs.replace(
-        SETTINGS, forecast=msgspec.structs.replace(SETTINGS.forecast, shed="on")
-    )
+    settings = settings_with(shed="on")
     release = asyncio.Event()
 
     class Slow(FakeEngine):
