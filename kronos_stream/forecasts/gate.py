@@ -1,10 +1,12 @@
 """The burst gate: all symbols close in one instant, and one batch serves them all.
 
-Pure: the clock is an argument. A batch is ready `gate_ms` after its first bar, or when every
-symbol that is known has closed, or when it is full; latecomers form the next one.
+A batch is ready `gate_ms` after its first bar, or when every symbol that is known has closed, or
+when it is full; latecomers form the next one. Its clock is one that nobody sets back.
 """
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -13,45 +15,53 @@ T = TypeVar("T")
 class Gate(Generic[T]):
     """Waiting items by symbol, oldest first."""
 
-    def __init__(self, *, gate_ms: int, max_batch: int, max_batch_ms: int) -> None:
+    def __init__(
+        self,
+        *,
+        gate_ms: int,
+        max_batch: int,
+        max_batch_ms: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._gate_ms = gate_ms
         self._max_batch = max_batch
         self._max_batch_ms = max_batch_ms
+        self._monotonic = monotonic
         self._waiting: OrderedDict[int, tuple[str, T]] = OrderedDict()
         self._first = self._next = 0
-        self._opened_ms: int | None = None
+        self._opened_at: float | None = None
         self._size = max_batch
         """Items of the next batch, at most."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, symbol: str, item: T, now_ms: int) -> None:
+    def add(self, symbol: str, item: T) -> None:
         """One more item; the first of a batch opens the gate's window."""
-        if self._opened_ms is None:
-            self._opened_ms = now_ms
+        if self._opened_at is None:
+            self._opened_at = self._monotonic()
         self._waiting[self._next] = (symbol, item)
         self._next += 1
 
-    def put_back(self, items: list[tuple[str, T]], now_ms: int) -> None:
+    def put_back(self, items: list[tuple[str, T]]) -> None:
         """A batch that could not be used, (symbol, item) each, before everything that waits:
         items are to be finished in their order."""
-        self._opened_ms = now_ms
+        self._opened_at = self._monotonic()
         for symbol, item in reversed(items):
             self._first -= 1
             self._waiting[self._first] = (symbol, item)
             self._waiting.move_to_end(self._first, last=False)
 
-    def wait_ms(self, now_ms: int, known_symbols: int) -> int | None:
-        """Milliseconds until a batch is ready: 0 is now, None is not before another item."""
-        if self._opened_ms is None:
+    def wait_s(self, known_symbols: int) -> float | None:
+        """Seconds until a batch is ready: 0 is now, None is not before another item."""
+        if self._opened_at is None:
             return None
         distinct = len({symbol for symbol, _ in self._waiting.values()})
         if distinct >= min(known_symbols, self._size):
-            return 0
-        return max(0, self._opened_ms + self._gate_ms - now_ms)
+            return 0.0
+        return max(0.0, self._opened_at + self._gate_ms / 1000 - self._monotonic())
 
-    def take(self, now_ms: int, *, newest_first: bool) -> list[T]:
+    def take(self, *, newest_first: bool) -> list[T]:
         """The next batch: at most one item a symbol, in its order."""
         order = list(self._waiting)
         if newest_first:
@@ -64,7 +74,7 @@ class Gate(Generic[T]):
                 symbols.add(symbol)
                 taken.append(number)
         items = [self._waiting.pop(number)[1] for number in taken]
-        self._opened_ms = now_ms if self._waiting else None
+        self._opened_at = self._monotonic() if self._waiting else None
         return items
 
     def took(self, items: int, elapsed_ms: float) -> None:
@@ -75,10 +85,3 @@ class Gate(Generic[T]):
             self._size = max(1, int(items * self._max_batch_ms / elapsed_ms))
         elif elapsed_ms < self._max_batch_ms / 2 and items >= self._size:
             self._size = min(self._max_batch, 2 * self._size)
-
-    def drain(self) -> list[T]:
-        """Everything that waits, and the gate is empty."""
-        items = [item for _, item in self._waiting.values()]
-        self._waiting.clear()
-        self._opened_ms = None
-        return items

@@ -68,11 +68,14 @@ class ForecastService:
     ) -> None:
         """`clock` is wall time in ms, for the timing in records alone. `on_forecast` gets each
         published record and its latency in ms."""
-        self._settings, self._broker = settings, broker
+        self._settings = settings
+        self._broker = broker
         self._contexts = contexts
-        self._engine, self._hello = engine, hello
+        self._engine = engine
+        self._hello = hello
         self._spec_of, self._calendar_of = spec_of, calendar_of
-        self._group, self._shed = group, shed
+        self._group = group
+        self._shed = shed
         self._backpressure = backpressure
         self._on_forecast, self._on_skipped = on_forecast, on_skipped
         self._clock, self._monotonic = clock, monotonic
@@ -82,6 +85,7 @@ class ForecastService:
             gate_ms=settings.forecast.gate_ms,
             max_batch=settings.model.max_batch,
             max_batch_ms=settings.forecast.max_batch_ms,
+            monotonic=monotonic,
         )
         self._partitions: dict[int, Owned] = {}
         self._newest: dict[str, int] = {}
@@ -281,7 +285,7 @@ class ForecastService:
         else:
             partition.unfinished[record.offset] = bar.open_time
             self._measure(record.partition)
-            self._gate.add(bar.symbol, Item(due, bar, record, read_ms, partition), self._now_ms())
+            self._gate.add(bar.symbol, Item(due, bar, record, read_ms, partition))
             self._arrived.set()
 
     def _say_once(self, symbol: str, event: str, **fields: int) -> None:
@@ -308,14 +312,14 @@ class ForecastService:
             if not self._subscription.owned:
                 await asyncio.sleep(POLL_MS / 1000)  # What is made now could not be published.
                 continue
-            wait_ms = self._gate.wait_ms(self._now_ms(), max(1, len(self._home)))
-            if wait_ms is None or wait_ms > 0:
+            wait_s = self._gate.wait_s(max(1, len(self._home)))
+            if wait_s is None or wait_s > 0:
                 self._arrived.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                    async with asyncio.timeout(wait_s):
                         await self._arrived.wait()
                 continue
-            batch = self._gate.take(self._now_ms(), newest_first=self._shed)
+            batch = self._gate.take(newest_first=self._shed)
             batch = [item for item in batch if self._owns(item)]
             if self._shed:
                 batch = await self._without_stale(batch)
@@ -343,7 +347,7 @@ class ForecastService:
         """Sends every record of the batch, then waits for the acknowledgements together."""
         if not self._subscription.owned:
             # A rebalance: what stays ours is published once the new assignment is taken.
-            self._gate.put_back([(item.bar.symbol, item) for item in batch], self._now_ms())
+            self._gate.put_back([(item.bar.symbol, item) for item in batch])
             return
         sent = []
         for item, reply in zip(batch, replies, strict=True):
@@ -362,10 +366,6 @@ class ForecastService:
     def _owns(self, item: Item) -> bool:
         """Whether it was read under this assignment of its partition."""
         return self._partitions.get(item.record.partition) is item.owned
-
-    def _now_ms(self) -> int:
-        """The gate's time, which nobody sets back."""
-        return int(1000 * self._monotonic())
 
     def _finish(self, item: Item) -> None:
         partition = self._partitions.get(item.record.partition)
