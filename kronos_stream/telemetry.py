@@ -17,12 +17,12 @@ from .health import Health, HealthServer
 from .settings import TelemetrySettings
 
 TICKS: Final = Counter("kronos_ticks_total", "Ticks read", ["outcome"])
-"""outcome: accepted, duplicate, id_reset, late, unlisted, outside_session."""
+"""outcome: accepted, duplicate, late, unlisted, outside_session."""
 REJECTED: Final = Counter("kronos_rejected_total", "Messages rejected", ["stage", "reason"])
 BARS: Final = Counter("kronos_bars_total", "Bars published", ["kind"])
 """kind: traded, synthetic, history."""
 FOLD_EVENTS: Final = Counter("kronos_bars_events_total", "What befell bars or symbols", ["event"])
-"""event: dropped_partial, symbol_silent."""
+"""event: dropped_partial, symbol_silent, id_reset."""
 LETTERS_SUPPRESSED: Final = Counter(
     "kronos_letters_suppressed_total", "Rejected and late records above the rate: only counted"
 )

@@ -40,8 +40,8 @@ log = structlog.get_logger()
 POLL_MS: Final = 100
 COMMIT_EVERY_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 1.0
-OUTCOMES: Final = ("accepted", "duplicate", "id_reset", "late", "unlisted", "outside_session")
-EVENTS: Final = ("dropped_partial", "symbol_silent")
+OUTCOMES: Final = ("accepted", "duplicate", "late", "unlisted", "outside_session")
+EVENTS: Final = ("dropped_partial", "symbol_silent", "id_reset")
 OWNERS_MARKER: Final = ("written_by", b"owner")
 """A header of the markers that this stage writes."""
 BATCH: Final = 8192

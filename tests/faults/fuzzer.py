@@ -115,7 +115,7 @@ def fold(seed: int, count: int) -> Counter[str]:
         if len(batch) == BATCH:
             flush()
     flush()
-    found |= Counter({name: fold_.counters[name] for name in OUTCOMES if name != "id_reset"})
+    found |= Counter({name: fold_.counters[name] for name in OUTCOMES})
     bars = found.pop("bars", 0)
     assert found.total() == count, f"{count} messages, {found.total()} counted: {found}"
     found["(bars)"] = bars
