@@ -61,7 +61,7 @@ class Scored(NamedTuple):
     crps: NDArray[np.float64]
     within_90: float
     spread: float
-    """Mean standard deviation of the paths ÷ that of what happened."""
+    """Root mean square of the paths' standard deviation ÷ that of what happened."""
 
 
 def main() -> int:
@@ -133,7 +133,7 @@ def _scored(
         crps[rows] = made.crps
         last, real = made.quantiles[:, -1], y[rows, -1]
         within = (last[:, 0] <= real) & (real <= last[:, -1])
-        spread = float(made.spread[:, -1].mean() / real.std())
+        spread = float(np.sqrt(np.square(made.spread[:, -1]).mean() / np.square(real).mean()))
         found.append(Scored(crps, float(within.mean()), spread))
     return found[0], found[1]
 

@@ -18,6 +18,7 @@ import torch
 from kronos_stream.model import Kronos, KronosTokenizer
 from kronos_stream.model.catalog import BUILTIN_FOLDER
 from kronos_stream.model.checkpoints import WEIGHTS, Checkpointed
+from kronos_stream.training.folder import DATA
 from kronos_stream.training.segments import bars_files
 
 CACHE: Final = Path.home() / ".cache" / "kronos-stream" / "builtin"
@@ -97,6 +98,9 @@ def main() -> int:
     _train(recipe, "model", a.bars, model, "--tokenizer", str(rounded), *recipe.model, *changes)
     _round(Kronos.from_pretrained(model / "best"), a.out / "model")
     shutil.copytree(rounded, a.out / "tokenizer", dirs_exist_ok=True)
+    # For those who evaluate it: up to when it was trained.
+    until = json.loads((model / DATA).read_text())["train_until"]
+    (a.out / DATA).write_text(json.dumps({"train_until": until}) + "\n")
     return 0
 
 

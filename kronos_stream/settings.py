@@ -17,7 +17,8 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
 
-
+BUILTIN: Final = "builtin"
+"""The name of the model that comes with the package."""
 SECRETS: Final = ("password",)
 """Names of keys whose values are never shown."""
 
@@ -185,7 +186,7 @@ class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which model, where and how it runs."""
 
-    model: str = "builtin"
+    model: str = BUILTIN
     """builtin, a folder with model/ and tokenizer/, one checkpoint, or a hub id."""
     tokenizer: str | None = None
     """The tokenizer's folder or hub id, where the model's name does not tell it."""

@@ -51,6 +51,19 @@ def read_columns(path: str | Path, interval: str) -> dict[str, BarColumns]:
     return {name: _checked(path, name, part, interval).columns for name, part in _parts(path, None)}
 
 
+def joined(symbol: str, parts: Sequence[BarColumns]) -> BarColumns:
+    """One symbol's bars of several files. InputError where they have a bar in common."""
+    if len(parts) == 1:
+        return parts[0]
+    times = np.concatenate([part.open_times for part in parts])
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    repeated = times[1:][np.diff(times) == 0]
+    if len(repeated):
+        raise InputError(f"bars: {symbol}: open_time {repeated[0]} stands in two files")
+    return BarColumns(times, np.concatenate([part.values for part in parts])[order])
+
+
 class Placed(NamedTuple):
     """Columns with the calendar's ordinals of their bars, and how many bars it left out."""
 

@@ -7,14 +7,18 @@ heads, K key/value heads, D head width; H is a multiple of K.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import native
 from .kv import KV, Lane
 from .native import reading
+
+HEADS_OF: Final = 8
+WIDEST_FLASH: Final = 256
 
 
 class Part(NamedTuple):
@@ -203,5 +207,22 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> tuple[Tensor, Te
         out, lse, *_ = ops._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
         lse = lse[..., : q.shape[2]]
     else:
-        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)
+        out, lse = _half(q, k, v, causal=causal)
     return out, lse.float()
+
+
+def _half(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """On a GPU in bfloat16, whose kernels take heads of a multiple of HEADS_OF (those of
+    Kronos-base are 52 wide), flash attention up to WIDEST_FLASH."""
+    ops, width = torch.ops.aten, q.shape[-1]
+    scale = width**-0.5
+    if missing := -width % HEADS_OF:
+        q, k, v = (F.pad(x, (0, missing)) for x in (q, k, v))
+    if width > WIDEST_FLASH:
+        out, lse, *_ = ops._scaled_dot_product_efficient_attention(
+            q, k, v, None, True, 0.0, causal, scale=scale
+        )
+        lse = lse[..., : q.shape[2]]
+    else:
+        out, lse, *_ = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
+    return out[..., :width], lse

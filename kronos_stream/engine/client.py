@@ -11,6 +11,8 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -18,7 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from ..errors import EngineError
-from ..settings import ModelSettings
+from ..settings import BUILTIN, ModelSettings
 from ..telemetry import CACHE, ENGINE_RESTARTS
 from ..wire.messages import ForecastSpec
 from .environment import set_defaults
@@ -39,6 +41,9 @@ from .messages import (
 )
 
 START_TIMEOUT_S: Final = 120.0
+DOWNLOAD_TIMEOUT_S: Final = 3600.0
+"""Of a start that may first have to fetch the model from the hub: a try that is cut off begins
+anew."""
 STOP_TIMEOUT_S: Final = 2.0
 ATTEMPTS: Final = 5
 """Engine processes that one order may cost before it is given up."""
@@ -70,6 +75,9 @@ class EngineClient:
             cache_bytes=settings.cache_mib * 2**20,
         )
         self._timeout_s = settings.batch_timeout_s
+        names = settings.model, settings.tokenizer or BUILTIN
+        local = all(name == BUILTIN or Path(name).is_dir() for name in names)
+        self._load_timeout_s = START_TIMEOUT_S if local else DOWNLOAD_TIMEOUT_S
         self._spec: ForecastSpec | None = None
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -201,8 +209,20 @@ class EngineClient:
                 ours.close()
             else:
                 self._process, self._pipe = process, ours
-        answer = await self._ask(Load(config=self._config), START_TIMEOUT_S)
+        if self._closed:
+            await self._kill()
+            raise EngineError("the engine was closed")
+        # At exit daemons are waited for, and this one leaves when its pipe closes.
+        Finalize(self, ours.close, exitpriority=10)
+        answer = await self._ask(Load(config=self._config), self._load_timeout_s)
         assert isinstance(answer, Hello)
+        before = self.hello
+        if before is not None and before.model_revision != answer.hello.model_revision:
+            # Ids and records name the one that the stage was started with.
+            raise EngineError(
+                f"model: {self._config.model!r} is another one than at the start: expected "
+                f"revision {before.model_revision}, found {answer.hello.model_revision}"
+            )
         self.hello = answer.hello
         return answer.hello
 

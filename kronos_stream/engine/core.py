@@ -121,6 +121,8 @@ class Engine:
                 )
             else:
                 closes.append(_Close(place, request, bars, plan))
+        # Where there are more symbols than slots, a new one costs one that had its turn.
+        closes.sort(key=lambda close: self.cache.known(close.request.symbol) is None)
         for group in self._groups(closes):
             started = clock()
             # Slots that lie side by side are read together.

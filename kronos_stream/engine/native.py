@@ -91,15 +91,16 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (R, in) → (R, out)."""
-        return self._of(x.contiguous(), None)
+        return self._of(x, None)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """x (R, in) and other (R, out), which is added → (R, out)."""
         other = other.contiguous()
-        return self._of(x.contiguous(), other.data_ptr())
+        return self._of(x, other.data_ptr())
 
     def _of(self, x: Tensor, other: int | None) -> Tensor:
-        rows = len(x)
+        # A gate whose width is not for these kernels gives its rows in bfloat16.
+        x, rows = x.float().contiguous(), len(x)
         out = torch.empty(rows, self.weights.width)
         self._multiply(ctypes.byref(self.weights), x.data_ptr(), other, rows, out.data_ptr())
         return out

@@ -104,7 +104,8 @@ class Planner:
 
     def _prefix(self, bars: Bars, span: Span, known: Prefix | None) -> Prefix:
         rows = _cut(bars, span.start, span.split)
-        if known is not None and known.is_of(rows):
+        # Without epochs the scale is the last bar's as well, which is not among the rows.
+        if self._spec.anchor_every and known is not None and known.is_of(rows):
             return known
         return Prefix(rows, anchor_at(bars.values, span, self._spec), self._settled)
 

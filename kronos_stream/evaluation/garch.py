@@ -43,7 +43,8 @@ def garch(
     y: Array,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Predictions, dict[str, int]]:
-    """Gaussian steps with GARCH variances, and how many fits were made and failed.
+    """Gaussian steps with GARCH variances, and how many fits were made and failed; after one that
+    failed the next origin has its own.
 
     `returns` (R, n) are the contexts' own, through which the variance is run up to each origin.
     """
@@ -58,7 +59,7 @@ def garch(
             open_time = int(one.open_times[origin.row])
             if fitted_at is None or open_time - fitted_at >= REFIT_MS:
                 current, failed = _fit(one, origin.row)
-                fitted_at = open_time
+                fitted_at = None if failed else open_time
                 counts["fits"] += 1
                 counts["failed"] += failed
             parameters[row] = current

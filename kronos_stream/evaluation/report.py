@@ -155,10 +155,9 @@ def _fidelity(evaluated: Evaluated, seed: int) -> dict[str, Any]:
 
 
 def _difference_interval(difference: Array, time: Any, weights: Array | None) -> list[float] | None:
+    """Of the mean over times that the test is about."""
     if weights is None:
         return None
-    size = weights.shape[1]
-    sums = np.bincount(time, weights=difference, minlength=size)
-    counts = np.bincount(time, minlength=size).astype(np.float64)
+    drawn = weights[:, np.unique(time)]
     with np.errstate(invalid="ignore"):
-        return interval((weights @ sums) / (weights @ counts))
+        return interval((drawn @ mean_by_time(difference, time)) / drawn.sum(1))

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..engine.spec import bars_needed
 from ..errors import InputError
-from ..model.catalog import BUILTIN
-from ..settings import Settings
+from ..model.catalog import part_of
+from ..settings import ModelSettings, Settings
 from ..training.folder import DATA
 from ..wire.messages import ForecastSpec
 from .baselines import (
@@ -36,6 +36,7 @@ TIMES: Final = 540
 """Of a grid, unless told: a few more than LEAST, since some forecasts are refused."""
 LEAST: Final = 500
 """Origins of every symbol whose bars allow so many."""
+HOUR_MS: Final = 3_600_000
 
 
 class Options(NamedTuple):
@@ -84,7 +85,8 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
             f"{len(grid.origins)} forecasts (--origins sets another number)",
             file=out,
         )
-    _name_the_trained(settings.model.model, int(grid.times[0]), out)
+    _name_the_hours(series, grid, out)
+    _name_the_trained(settings.model, int(grid.times[0]), out)
     sampler = Sampler(
         pair,
         spec,
@@ -134,21 +136,35 @@ def evaluate(settings: Settings, options: Options, out: TextIO) -> Evaluated:
     return Evaluated(spec, sampler.revision, series, grid, collected, truth, forecasters, fits)
 
 
-def _name_the_trained(model: str, first_origin: int, out: TextIO) -> None:
-    """A checkpoint that lies in the folder of its run is judged after what it was trained on."""
-    if model == BUILTIN or not Path(model).is_dir():
-        return
-    try:
-        told = (Path(model).resolve().parent / DATA).read_text()
-        until = int(json.loads(told)["train_until"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return
-    if first_origin < until:
+def _name_the_hours(series: Sequence[Series], grid: Grid, out: TextIO) -> None:
+    """A grid whose stride is nearly a day, or half of one, sees the same hours again and again."""
+    visited = np.unique(grid.times // HOUR_MS % 24)
+    traded = np.unique(np.concatenate([one.open_times for one in series]) // HOUR_MS % 24)
+    if len(visited) < 0.75 * min(len(traded), len(grid.times) / 2):
         print(
-            f"{model} was trained on bars up to {minute(until)} (its {DATA}); the first origin is "
-            f"at {minute(first_origin)} (--since)",
+            f"origins: {len(grid.times)} times fall into {len(visited)} of the {len(traded)} hours "
+            "of a day that have bars (another number of --origins spreads them)",
             file=out,
         )
+
+
+def _name_the_trained(model: ModelSettings, first_origin: int, out: TextIO) -> None:
+    """A checkpoint that lies in the folder of its run is judged after what it was trained on."""
+    parts = {model.model: part_of(model.model, "model")}
+    if model.tokenizer is not None:
+        parts.setdefault(model.tokenizer, part_of(model.tokenizer, "tokenizer"))
+    for name, part in parts.items():
+        try:
+            told = (Path(part).resolve(strict=True).parent / DATA).read_text()
+            until = int(json.loads(told)["train_until"])
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+        if first_origin < until:
+            print(
+                f"{name} was trained on bars up to {minute(until)} (its {DATA}); the first origin "
+                f"is at {minute(first_origin)} (--since)",
+                file=out,
+            )
 
 
 def _name_the_short(

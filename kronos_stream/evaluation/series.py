@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import IN_FOLDERS, placed, read_columns, symbol_of
+from ..bars.tables import IN_FOLDERS, BarColumns, joined, placed, read_columns, symbol_of
 from ..context.window import Window
 from ..errors import InputError, some_of
 from ..wire.messages import CLOSE
@@ -52,20 +52,21 @@ def read_series(
 ) -> list[Series]:
     """The series of `symbols` (none: all) in files or folders of files, by symbol.
 
-    A symbol is a column of a file or, without that column, the file's stem. InputError where a
-    symbol is in no file or in two of them.
+    A symbol is a column of a file or, without that column, the file's stem; its bars may lie in
+    several files. InputError where a symbol is in no file, or a bar in two of them.
     """
-    found: dict[str, Series] = {}
+    parts: dict[str, list[BarColumns]] = {}
     others: set[str] = set()
     for file in _files(paths, symbols):
         for symbol, columns in read_columns(file, interval).items():
             if symbols and symbol not in symbols:
                 others.add(symbol)
                 continue
-            if symbol in found:
-                raise InputError(f"{file}: {symbol}: expected its bars in one file, found two")
-            kept, places, outside = placed(columns, calendar)
-            found[symbol] = Series(symbol, interval, *kept, places, outside)
+            parts.setdefault(symbol, []).append(columns)
+    found: dict[str, Series] = {}
+    for symbol, of_symbol in parts.items():
+        kept, places, outside = placed(joined(symbol, of_symbol), calendar)
+        found[symbol] = Series(symbol, interval, *kept, places, outside)
     missing = [symbol for symbol in symbols if symbol not in found]
     if missing:
         where = ", ".join(map(str, paths))

@@ -7,13 +7,13 @@ from typing import Final, Literal
 import torch
 
 from ..errors import ModelError
+from ..settings import BUILTIN
 from .checkpoints import CONFIG, revision_of
 from .kronos import Kronos
 from .tokenizer import KronosTokenizer
 
 log = logging.getLogger(__name__)
 
-BUILTIN: Final = "builtin"
 BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
 
 TOKENIZERS: Final = {

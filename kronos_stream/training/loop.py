@@ -22,7 +22,7 @@ from .optimiser import AdamW, learning_rate
 from .progress import Shown
 from .ranks import Ranks
 from .settings import Running, TrainSettings
-from .state import Progress, State, save_checkpoint
+from .state import BEST, LAST, Progress, State, save_checkpoint
 from .windows import Batch, Windows
 
 _WINDOWS, _DROPOUT, _VALIDATION = range(3)
@@ -111,7 +111,9 @@ class Loop:
                     begun = time.perf_counter()
                     if step == steps or step % self._settings.validate_every == 0:
                         report("validation", self._validated(step))
-                    if ends or step % self._running.save_every == 0:
+                    # No checkpoint lies in the folder without the state that says whose it is.
+                    begins = self.progress.best is not None and not self._state.path.exists()
+                    if ends or begins or step % self._running.save_every == 0:
                         self._save(step)
                     meter.skip(time.perf_counter() - begun)
                     if stopped:
@@ -168,11 +170,11 @@ class Loop:
         if judged < best:
             self.progress = Progress(step, judged, step)
             if self._ranks.rank == 0:
-                save_checkpoint(self._trained, self._out / "best")
+                save_checkpoint(self._trained, self._out / BEST)
         return values
 
     def _save(self, step: int) -> None:
         self.progress = self.progress._replace(step=step)
         if self._ranks.rank == 0:
-            save_checkpoint(self._trained, self._out / "last")
             self._state.save(self.progress, self._trained, self._optimiser)
+            save_checkpoint(self._trained, self._out / LAST)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bars.calendar import Calendar
-from ..bars.tables import IN_FOLDERS, BarColumns, placed, read_columns
+from ..bars.tables import IN_FOLDERS, BarColumns, joined, placed, read_columns
 from ..errors import InputError
 from .quality import Dropped, clean
 from .settings import Cleaning
@@ -114,17 +114,4 @@ def _by_symbol(files: Iterable[Path], interval: str) -> dict[str, BarColumns]:
     for file in files:
         for symbol, columns in read_columns(file, interval).items():
             found.setdefault(symbol, []).append(columns)
-    return {symbol: _joined(symbol, parts) for symbol, parts in found.items()}
-
-
-def _joined(symbol: str, parts: list[BarColumns]) -> BarColumns:
-    """One symbol's bars of several files, in the order of their open times."""
-    if len(parts) == 1:
-        return parts[0]
-    times = np.concatenate([part.open_times for part in parts])
-    order = np.argsort(times, kind="stable")
-    times = times[order]
-    repeated = times[1:][np.diff(times) == 0]
-    if len(repeated):
-        raise InputError(f"--bars: {symbol}: open_time {repeated[0]} stands in two files")
-    return BarColumns(times, np.concatenate([part.values for part in parts])[order])
+    return {symbol: joined(symbol, parts) for symbol, parts in found.items()}

@@ -15,6 +15,8 @@ from ..model.checkpoints import CONFIG, WEIGHTS, Checkpointed
 from .optimiser import AdamW
 
 STATE: Final = "state.pt"
+BEST: Final = "best"
+LAST: Final = "last"
 _UNREADABLE: Final = (
     OSError,
     RuntimeError,
@@ -53,15 +55,29 @@ class State:
             "optimiser": optimiser.state_dict(),
         }
         partial = self.path.with_suffix(".tmp")
-        with partial.open("wb") as file:
-            torch.save(whole, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with partial.open("wb") as file:
+                torch.save(whole, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            # Closing its archive fails as well, and hides why.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         partial.replace(self.path)
 
     def load(self, module: nn.Module, optimiser: AdamW, device: torch.device) -> Progress:
-        """Fills both, where there is a state. SettingsError where it belongs to another run."""
+        """Fills both, where there is a state. SettingsError where it belongs to another run, or
+        where a run left nothing but its checkpoints."""
         if not self.path.exists():
+            kept = [name for name in (BEST, LAST) if (self.path.parent / name).exists()]
+            if kept:
+                raise SettingsError(
+                    f"--out: {self.path.parent} holds {' and '.join(kept)} of a run without its "
+                    f"{STATE}; remove them to begin anew there, or give another --out"
+                )
             return Progress()
         try:
             whole = torch.load(self.path, map_location=device, weights_only=True)
@@ -69,8 +85,8 @@ class State:
             progress = Progress(**whole["progress"])
         except _UNREADABLE as error:
             raise SettingsError(
-                f"--out: {self.path} cannot be read ({type(error).__name__}); remove it to begin "
-                "anew"
+                f"--out: {self.path} cannot be read ({type(error).__name__}); remove the folder to "
+                "begin anew"
             ) from error
         # In the order of `self._settings`: what differs as a consequence of a flag comes after it.
         for name in (*self._settings, *sorted(settings.keys() - self._settings.keys())):

@@ -34,7 +34,7 @@ from tests.forecasts.fake_engine import HELLO
 from tests.model.peer import bars
 from tests.threads import threads
 
-from .requests import request, spec
+from .requests import request, spec, tiny_pair
 
 WANTED = spec(lookback=60, horizon=3, paths=3)
 
@@ -92,6 +92,83 @@ async def test_who_is_stopped_while_it_starts_leaves_no_process(
         await starting
     await client.close()
     assert set(multiprocessing.active_children()) == before
+
+
+async def test_a_close_while_a_process_is_started_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Process.start
+    begun, go = threading.Event(), threading.Event()
+    before = set(multiprocessing.active_children())
+
+    def slow(process: multiprocessing.process.BaseProcess) -> None:
+        begun.set()
+        go.wait()
+        start(process)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(context.Process, "start", slow)
+    client = EngineClient(ModelSettings(threads=1))
+    starting = asyncio.create_task(client.start())
+    await asyncio.to_thread(begun.wait)
+    await client.close()
+    go.set()
+    with pytest.raises(EngineError, match="the engine was closed"):
+        await starting
+    assert set(multiprocessing.active_children()) == before
+
+
+async def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
+    """The engine ignores SIGTERM, and multiprocessing waits for it."""
+    program = (
+        "import asyncio\n"
+        "from kronos_stream.engine.client import EngineClient\n"
+        "from kronos_stream.settings import ModelSettings\n"
+        "if __name__ == '__main__':\n"
+        "    client = EngineClient(ModelSettings(threads=1))\n"
+        "    asyncio.run(client.start())\n"
+    )
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    try:
+        async with asyncio.timeout(40):
+            assert await child.wait() == 0
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def test_a_restart_with_another_model_is_an_error(tmp_path: Path) -> None:
+    """Ids and records would go on naming the first."""
+
+    def save(seed: int) -> None:
+        for part, name in zip(tiny_pair(seed), ("model", "tokenizer"), strict=True):
+            part.save_pretrained(tmp_path / name)
+
+    save(0)
+    client = EngineClient(ModelSettings(model=str(tmp_path), threads=1, cache_mib=8))
+    try:
+        first = await client.start()
+        assert client.pid is not None
+        save(1)
+        os.kill(client.pid, signal.SIGKILL)
+        told = f"is another one than at the start: expected revision {first.model_revision}, found"
+        with pytest.raises(EngineError, match=told):
+            await client.configure(spec())
+    finally:
+        await client.close()
+
+
+async def test_a_download_may_take_longer_than_a_start(tmp_path: Path) -> None:
+    for model, tokenizer, local in (
+        ("builtin", None, True),
+        (str(tmp_path), None, True),
+        (str(tmp_path), "NeoQuasar/Kronos-Tokenizer-base", False),
+        ("NeoQuasar/Kronos-base", None, False),
+    ):
+        client = EngineClient(ModelSettings(model=model, tokenizer=tokenizer))
+        expected = client_module.START_TIMEOUT_S if local else client_module.DOWNLOAD_TIMEOUT_S
+        assert client._load_timeout_s == expected, model
 
 
 @pytest.mark.parametrize(("policy", "spins"), [(None, "50000"), ("ACTIVE", None)])

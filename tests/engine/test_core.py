@@ -213,18 +213,19 @@ def test_bfloat16_stays_near_float32(width: int, heads: int) -> None:
 @pytest.mark.parametrize(
     "dtype", ["float32", "bfloat16", "bfloat16, multiplied in it", "bfloat16, in tiles"]
 )
-def test_logits_are_the_plain_models(dtype: str) -> None:
+@pytest.mark.parametrize("ff_dim", [48, 40], ids=["ff48", "no_gate_of_ours_in_bfloat16"])
+def test_logits_are_the_plain_models(dtype: str, ff_dim: int) -> None:
     """Of the whole context run at once: float32 within 1e-4, bfloat16 within a KL of 1e-3."""
     dtype, _, how = dtype.partition(", ")
     with multiplying_in_bfloat16(tiles=how == "in tiles") if how else nullcontext():
-        check_logits(dtype)
+        check_logits(dtype, ff_dim)
 
 
-def check_logits(dtype: str) -> None:
+def check_logits(dtype: str, ff_dim: int) -> None:
     wanted = spec(dtype=dtype)
-    model, tokenizer = tiny_pair()
+    model, tokenizer = tiny_pair(ff_dim=ff_dim)
     asked = [request(s, bars(80, i), 60, wanted) for i, s in enumerate(SYMBOLS)]
-    ours = Engine(*tiny_pair(), wanted).coarse_logits(asked)
+    ours = Engine(*tiny_pair(ff_dim=ff_dim), wanted).coarse_logits(asked)
     for one, logits in zip(asked, ours, strict=True):
         values = np.frombuffer(one.values, "<f8").reshape(-1, 6)
         stamps = np.frombuffer(one.stamps, "<i8").reshape(-1, 5)[: len(values)]
@@ -308,6 +309,28 @@ def test_a_device_that_cannot_be_used_is_refused(device: str) -> None:
 def test_horizon_past_the_context_is_refused() -> None:
     with pytest.raises(EngineError, match="max_context 128"):
         Engine(*tiny_pair(), spec(lookback=120, horizon=20))
+
+
+def test_another_closing_bar_without_epochs_is_another_scale() -> None:
+    wanted = spec(anchor_every=0)
+    before, after = bars(80), bars(80)
+    after[60, :4] *= 1.3
+    engine = engine_of(wanted)
+    engine.forecast([request("AAA", before, 60, wanted)], no_clock)
+    (warm,) = engine.forecast([request("AAA", after, 60, wanted)], no_clock)
+    (cold,) = engine_of(wanted).forecast([request("AAA", after, 60, wanted)], no_clock)
+    assert warm.cache == "miss"
+    assert warm.paths == cold.paths
+
+
+def test_more_symbols_than_slots_cost_those_beyond_them_alone() -> None:
+    engine = engine_of(spec(), slots=2)
+    series = bars(80)
+    for row in (60, 61, 62, 63):
+        replies = engine.forecast([request(s, series, row, spec()) for s in SYMBOLS], no_clock)
+        while engine.step_idle():
+            pass
+        assert row == 60 or sorted(reply.cache for reply in replies) == ["hit", "hit", "miss"]
 
 
 def test_cache_is_bounded_and_counts_its_memory() -> None:

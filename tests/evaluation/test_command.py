@@ -258,6 +258,28 @@ def test_what_a_model_was_trained_on_is_told(
         assert ("was trained on bars up to 2025-01-04T03:00" in capsys.readouterr().err) == told
 
 
+def test_so_is_what_the_built_in_model_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    early = series_of("AAA", 100)
+    early = early._replace(open_times=early.open_times - (START_MS - 1_609_459_200_000))
+    evaluate(write_series(tmp_path / "bars", early), tmp_path / "o")
+    told = "builtin was trained on bars up to 2021-06-12T14:05 (its data.json); the first origin"
+    assert told in capsys.readouterr().err
+
+
+def test_a_grid_that_sees_the_same_hours_every_day_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "write_plots", lambda *args: None)
+    bars = write_series(tmp_path / "bars", series_of("AAA", 288 * 30))
+    for origins, told in (("31", "31 times fall into 3 of the 24 hours of a day"), ("27", None)):
+        evaluate(bars, tmp_path / "o", "--origins", origins)
+        lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("origins: ")]
+        assert [line.startswith(f"origins: {told}") for line in lines] == [True] * bool(told)
+
+
 def test_what_cannot_be_written_at_the_end_is_one_line(
     bars: Path,
     tmp_path: Path,
@@ -331,12 +353,22 @@ def test_a_missing_extra_is_told(
     assert "extra `evaluation`, not found: arch (`make evaluation`" in line
 
 
-def test_a_symbol_in_two_files_is_told(
+def test_a_bar_in_two_files_is_told(
     bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "--bars", str(bars), "--bars", str(bars), "--out", str(tmp_path)]
     assert main(words) == 2
-    assert "AAA: expected its bars in one file, found two" in capsys.readouterr().err
+    assert f"AAA: open_time {START_MS} stands in two files" in capsys.readouterr().err
+
+
+def test_a_symbol_may_lie_in_several_files(bars: Path, tmp_path: Path) -> None:
+    whole = pd.read_parquet(bars / "AAA.parquet").assign(symbol="AAA")
+    whole[500:].to_parquet(tmp_path / "a.parquet")
+    whole[:500].to_parquet(tmp_path / "b.parquet")
+    (joined,) = read_series([tmp_path], [], "5m", CALENDAR)
+    (one,) = read_series([bars], ["AAA"], "5m", CALENDAR)
+    assert np.array_equal(joined.open_times, one.open_times)
+    assert np.array_equal(joined.values, one.values)
 
 
 def test_flat_bars_give_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

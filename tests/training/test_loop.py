@@ -232,6 +232,16 @@ def test_a_broken_state_is_told(make: Make, tmp_path: Path) -> None:
         make()
 
 
+def test_a_kill_between_the_first_checkpoint_and_the_first_save_is_got_over(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(make(save_every=100), 5, monkeypatch)
+    assert (tmp_path / "out" / "best").exists()
+    resumed = make(save_every=100)
+    assert resumed.progress.step == resumed.progress.best_step
+    assert resumed.run(SILENT).progress.step == 12
+
+
 def test_gradients_that_are_not_finite_end_it_and_spoil_nothing(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
