@@ -86,6 +86,8 @@ class _Reset:
             if do:
                 await self._broker.move(group, topics.bars, first_bars)
             await self._forget(group.removeprefix(self._prefix), do=do)
+        if forecasts:
+            self._say("start the forecast stages with --shed off until they have caught up")
 
     async def _partitions(self, topic: str) -> list[int]:
         return list(range(await self._broker.partitions(topic)))

@@ -21,6 +21,8 @@ POLL_MS: Final = 200
 SILENCE_S: Final = 5.0
 """After so long without a record we ask whether the broker is still there."""
 ANSWER_S: Final = 5.0
+UNUSABLE: Final = (LookupError, ValueError, ArithmeticError, OSError)
+"""What words about a forecast that decodes may fail with; the last is of times no calendar has."""
 
 
 async def follow(
@@ -88,7 +90,7 @@ class _Printer:
         try:
             forecast = decode(record.value, record.headers, Forecast)
             line = self._line(forecast)
-        except (msgspec.MsgspecError, LookupError, ValueError, ArithmeticError) as error:
+        except (*UNUSABLE, msgspec.MsgspecError) as error:
             log.warning(
                 "not_a_forecast",
                 partition=record.partition,

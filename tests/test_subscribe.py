@@ -82,7 +82,8 @@ async def test_only_the_listed_symbols_are_printed(bootstrap: str) -> None:
 
 async def test_a_record_that_is_no_forecast_is_passed_over(bootstrap: str) -> None:
     empty = msgspec.structs.replace(forecast(index=3), quantiles={}, p_up=[])
-    publish(bootstrap, b"junk", b'{"symbol": "A"}', empty, forecast())
+    no_year = msgspec.structs.replace(forecast(index=4), close_time=10**20)
+    publish(bootstrap, b"junk", b'{"symbol": "A"}', empty, no_year, no_year, forecast())
     assert "BTCUSDT" in await printed(bootstrap, 1)
 
 

@@ -46,6 +46,12 @@ for _, held in ipairs(redis.call('ZRANGEBYSCORE', key, open_time, open_time)) do
     end
   end
 end
+if not history and redis.call('ZCOUNT', key, open_time, open_time) == 0
+    and (revision ~= FIRST or not before[1] and redis.call('ZCARD', key) > 0) then
+  -- A correction of a bar that is not held, or a bar before all that are (a repeated record, a group
+  -- that was set back): it would hide a hole.
+  insert = false
+end
 if insert then redis.call('ZADD', key, open_time, revision .. offset .. body) end
 if not history and prev == '' and revision == FIRST then
   -- In whichever order the two were read.

@@ -5,7 +5,7 @@ rebuilds it from the topic.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Container, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
@@ -36,6 +36,13 @@ class Appended(NamedTuple):
     window: Window | None
 
 
+class Span(NamedTuple):
+    """Open times of a context."""
+
+    oldest: int
+    newest: int
+
+
 class ContextStore:
     """The contexts of one forecast group; `scope` keeps two groups apart (a digest of model
     revision and settings), `keep` is how many bars of a symbol are held."""
@@ -47,8 +54,10 @@ class ContextStore:
         self._interval = interval
         self._prefix = f"{settings.prefix}:{scope}:ctx"
         self._redis = client_of(settings, url)
-        script = files(__package__).joinpath("append.lua").read_text()
-        self._append = self._redis.register_script(script)
+        self._append, self._replace = (
+            self._redis.register_script(files(__package__).joinpath(name).read_text())
+            for name in ("append.lua", "replace.lua")
+        )
 
     async def start(self) -> None:
         """StoreError where the store does not answer."""
@@ -72,8 +81,11 @@ class ContextStore:
         status = cast(Status, answer[0].decode())
         return Appended(status, window_of(answer[1], bar.symbol, self._interval))
 
-    async def extend(self, bars: Sequence[tuple[Bar, int]]) -> None:
-        """Inserts bars with the offsets of their records, without answers."""
+    async def extend(
+        self, bars: Sequence[tuple[Bar, int]], anew: Container[str] = frozenset()
+    ) -> None:
+        """Inserts bars with the offsets of their records, without answers; those of the symbols in
+        `anew` aside, until `replace`."""
         for start in range(0, len(bars), PIPELINE):
             some = bars[start : start + PIPELINE]
             last = {bar.symbol: place for place, (bar, _) in enumerate(some)}
@@ -81,23 +93,40 @@ class ContextStore:
                 for place, (bar, offset) in enumerate(some):
                     keep = self._keep if place == last[bar.symbol] else 0
                     await self._append(
-                        keys=[self._key(bar.symbol)],
+                        keys=[self._key(bar.symbol, aside=bar.symbol in anew)],
                         args=self._args(bar, offset, 0, keep),
                         client=pipe,
                     )
                 await _cancellable(pipe.execute())
 
-    async def holds_later(self, bar: Bar) -> bool:
-        """Whether there are bars of its symbol that open later."""
-        later = self._redis.zcount(self._key(bar.symbol), f"({bar.open_time}", "+inf")
-        return bool(await _cancellable(cast(Awaitable[Any], later)))
+    async def spans(self, symbols: Sequence[str]) -> list[Span | None]:
+        """Of each symbol the open times that are held; None where there are none."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for symbol in symbols:
+                for end in (0, -1):
+                    pipe.zrange(self._key(symbol), end, end, withscores=True)
+            ends = await _cancellable(pipe.execute())
+        return [
+            Span(int(oldest[0][1]), int(newest[0][1])) if oldest else None
+            for oldest, newest in zip(ends[::2], ends[1::2], strict=True)
+        ]
+
+    async def begin(self, symbol: str) -> None:
+        """What is written anew for a symbol begins with nothing."""
+        await cast(Awaitable[Any], self._redis.delete(self._key(symbol, aside=True)))
+
+    async def replace(self, symbols: Iterable[str]) -> None:
+        """What was written anew for each symbol takes the place of what was held."""
+        for symbol in symbols:
+            keys = [self._key(symbol), self._key(symbol, aside=True)]
+            await _cancellable(self._replace(keys=keys))
 
     async def clear(self, symbol: str) -> None:
         """Forgets a symbol."""
         await cast(Awaitable[Any], self._redis.delete(self._key(symbol)))
 
-    def _key(self, symbol: str) -> str:
-        return f"{self._prefix}:{symbol}:{self._interval}"
+    def _key(self, symbol: str, *, aside: bool = False) -> str:
+        return f"{self._prefix}:{symbol}:{self._interval}" + ":anew" * aside
 
     def _args(self, bar: Bar, offset: int, want: int, keep: int) -> list[bytes | int]:
         prev = b"" if bar.prev_open_time is None else str(bar.prev_open_time).encode()

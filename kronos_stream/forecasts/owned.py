@@ -5,6 +5,7 @@ from collections import OrderedDict
 import structlog
 
 from ..kafka import Commit
+from ..wire.intervals import DAY_MS
 
 log = structlog.get_logger()
 
@@ -21,6 +22,11 @@ class Owned:
         self.newest = 0
         """Open time of the newest live bar read."""
         self.committed: int | None = None
+
+    def until(self, now_ms: int) -> int | None:
+        """The last open time that can be true: a bar of the far future would silence its symbol up
+        to then. None before the first bar, which may be of any time (a replay)."""
+        return max(now_ms, self.newest) + DAY_MS if self.newest else None
 
     def position(self) -> int:
         """The lowest unfinished offset."""

@@ -27,7 +27,6 @@ from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
 from ..summary import utc
-from ..wire.bars import decode_bar
 from ..wire.ids import forecast_id
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
@@ -35,7 +34,7 @@ from .engine import Engine
 from .gate import Gate
 from .outbox import Item, Outbox
 from .owned import Owned, start_of
-from .record import due_forecast, request_of
+from .record import bar_of, due_forecast, request_of
 
 log = structlog.get_logger()
 
@@ -142,6 +141,8 @@ class ForecastService:
         """Why the position may stand still."""
         if self._patiently.away is not None:
             return f"the store: {self._patiently.away}"
+        if self._contexts.reading is not None:
+            return f"the context of {self._contexts.reading}, which is read back"
         if any(p.unfinished for p in self._partitions.values()):
             return "forecasts under way"
         return None
@@ -241,9 +242,8 @@ class ForecastService:
     async def _decoded(self, record: Record) -> Bar | None:
         """The record's bar; None where it is of no use here, or of no use to anybody."""
         try:
-            bar = decode_bar(record.value, record.headers)
-            if bar.interval != self._settings.bars.interval:
-                raise msgspec.ValidationError(f"interval is {bar.interval!r}")
+            until = self._partitions[record.partition].until(self._clock())
+            bar = bar_of(record, self._settings.bars.interval, until)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             rejected = self._broker.topics.rejected
             await self._letters.send(rejected, record, "malformed_bar", str(error))

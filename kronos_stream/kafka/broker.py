@@ -34,7 +34,7 @@ from .publisher import Publisher
 from .security import credentials
 from .subscription import Subscription
 from .tolerant import tolerate
-from .topic_admin import create_topics, topic_as_it_is
+from .topic_admin import create_topics, members_of, topic_as_it_is
 
 log = structlog.get_logger()
 
@@ -283,11 +283,7 @@ class Broker:
         names = sorted(group[0] for group in listed if group[0].startswith(prefix))
         if not names:
             return {}
-        responses = await retried(
-            lambda: admin.describe_consumer_groups(names), f"groups {', '.join(names)}"
-        )
-        described = [group for response in responses for group in response.groups]
-        return {group[1]: len(group[5]) for group in described}
+        return await retried(lambda: members_of(admin, names), f"groups {', '.join(names)}")
 
     async def move(self, group: str, topic: str, commits: Mapping[int, Commit]) -> None:
         """Set the positions of a group that has no members."""

@@ -47,3 +47,15 @@ async def topic_as_it_is(admin: Any, topic: str) -> NewTopic:
                     own[name] = value
     replicas = max(len(partition["replicas"]) for partition in partitions)
     return NewTopic(topic, len(partitions), replicas, None, own)
+
+
+async def members_of(admin: Any, groups: list[str]) -> dict[str, int]:
+    """How many members each group has. A coordinator that is loading, or that we may not ask, says
+    so in its answer, beside a list of none."""
+    found: dict[str, int] = {}
+    for response in await admin.describe_consumer_groups(groups):
+        for code, name, _, _, _, members, *_ in response.groups:
+            if code:
+                raise for_code(code)(f"group {name}")
+            found[name] = len(members)
+    return found

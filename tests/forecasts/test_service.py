@@ -340,13 +340,18 @@ async def test_a_bar_of_no_use_is_rejected_and_the_next_ones_are_forecast(
     broker = FakeBroker(cluster)
     from_the_beginning(cluster)
     last = topic_of(cluster, live=1)[LOOKBACK]
-    for change in ({"revision": -1}, {"revision": 2**40}, {"open_time": 2**62}, {"close": 0.0}):
+    changes: tuple[dict[str, Any], ...] = (
+        *({"revision": -1}, {"revision": 2**40}, {"open_time": 2**62}, {"close": 0.0}),
+        # In the year 2072.
+        {"open_time": last.open_time + 5_000_000 * 300_000},
+    )
+    for change in changes:
         append(cluster, broker.topics.bars, msgspec.structs.replace(last, **change))
     after = bar("AAA", LOOKBACK + 1, close=105.0, prev_open_time=last.open_time)
     append(cluster, broker.topics.bars, after)
     async with service_of(broker, redis_url, topic_prefix) as service, running(service) as task:
         await until(lambda: len(forecasts(cluster)) == 3, task)
-    assert len(cluster.records(broker.topics.rejected)) == 4
+    assert len(cluster.records(broker.topics.rejected)) == len(changes)
     assert after.open_time in {f.open_time for f in forecasts(cluster) if f.symbol == "AAA"}
 
 
