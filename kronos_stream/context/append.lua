@@ -47,7 +47,7 @@ for _, held in ipairs(redis.call('ZRANGEBYSCORE', key, open_time, open_time)) do
   end
 end
 if not history and redis.call('ZCOUNT', key, open_time, open_time) == 0
-    and (revision ~= FIRST or not before[1] and redis.call('ZCARD', key) > 0) then
+    and (revision ~= FIRST or prev ~= '' and not before[1] and redis.call('ZCARD', key) > 0) then
   -- A correction of a bar that is not held, or a bar before all that are (a repeated record, a group
   -- that was set back): it would hide a hole.
   insert = false
@@ -100,7 +100,7 @@ if keep > 0 and redis.call('ZCARD', key) > keep then
   end
 end
 
-if keep > 0 then redis.call('PEXPIRE', key, for_ms) end
+if keep > 0 or redis.call('ZCARD', key) == 1 then redis.call('PEXPIRE', key, for_ms) end
 
 local rows = {}
 for i = #newest_first, 1, -1 do rows[#rows + 1] = newest_first[i] end

@@ -1,16 +1,20 @@
 """Appends that always end in the right window: the store first, the bars topic where it falls
 short (a hole in the chain, a short window, an empty store)."""
 
+import asyncio
+import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
 import structlog
 
 from .. import telemetry
-from ..kafka import Broker
+from ..errors import BrokerError
+from ..kafka import Broker, Record
 from ..wire.bars import decode_bar
-from ..wire.intervals import INTERVAL_MS
+from ..wire.intervals import DAY_MS, INTERVAL_MS
 from ..wire.messages import Bar
 from .store import Appended, ContextStore
 from .window import Window
@@ -21,6 +25,9 @@ READ_BATCH: Final = 2_000
 """Bars held in memory while a context is rebuilt."""
 FURTHER: Final = 8
 """How many times further back each reading reaches than the one before."""
+
+SILENCE_S: Final = 60.0
+"""Without a record while some are left, the broker counts as gone."""
 
 Placed = tuple[Bar, int]
 """A bar and the offset of its record."""
@@ -68,7 +75,8 @@ class Contexts:
         return (await self._store.append(bar, offset, want=self._want)).window
 
     def _is_short(self, bar: Bar, appended: Appended) -> bool:
-        return _length(appended) < min(self._want, self._whole.get(bar.symbol, self._want))
+        known = self._whole.get(bar.symbol, self._want) + (appended.status == "applied")
+        return _length(appended) < min(self._want, known)
 
     async def _refilled(self, bar: Bar, partition: int, offset: int) -> Window | None:
         appended = await self._reread(bar, partition, offset)
@@ -89,7 +97,6 @@ class Contexts:
         topic = self._broker.topics.bars
         begin = (await self._broker.begin_offsets(topic, [partition]))[partition]
         reach_ms = self._keep * INTERVAL_MS[bar.interval]
-        anew = {bar.symbol}
         start: int | None = None
         while start != begin:
             since = max(0, bar.open_time - reach_ms)
@@ -100,7 +107,7 @@ class Contexts:
                 continue
             if start == begin or not since:
                 start, since = begin, 0
-            counts = await self._read_back(partition, start, offset, since, anew)
+            counts = await self._read_back(bar, partition, start, offset, since)
             appended = await self._store.append(bar, offset, want=self._want)
             # A bar that should be in what was read and is not is nowhere.
             nowhere = bar.prev_open_time is not None and bar.prev_open_time >= since
@@ -113,56 +120,80 @@ class Contexts:
         return appended
 
     async def _read_back(
-        self, partition: int, start: int, end: int, since: int, anew: set[str]
+        self, bar: Bar, partition: int, start: int, end: int, since: int
     ) -> dict[str, int]:
-        """Writes the contexts of those in `anew`, and of all that hold nothing or only what is
-        older, who join them: when the store is emptied, every symbol of the partition is due. What
-        opens before `since` (ms), a late correction say, is not all there and left out. How many
-        bars each symbol has there, as far as `want`."""
-        times: dict[str, set[int]] = {}
-        filled: dict[str, bool] = {}
-        for symbol in anew:
-            await self._store.begin(symbol)
-            filled[symbol] = True
-        async for batch in self._bars(partition, start, end):
-            first: dict[str, Bar] = {}
-            for bar, _ in batch:
-                if bar.symbol not in filled:
-                    first.setdefault(bar.symbol, bar)
-                of_symbol = times.setdefault(bar.symbol, set())
-                if len(of_symbol) < self._want:
-                    of_symbol.add(bar.open_time)
-            spans = await self._store.spans(list(first))
-            for (symbol, bar), span in zip(first.items(), spans, strict=True):
-                if span is None or span.newest < bar.open_time:
-                    await self._store.begin(symbol)
-                    anew.add(symbol)
-                    filled[symbol] = True
-                else:
-                    # What begins later is whole as it is, or will find out at its own next bar.
-                    filled[symbol] = span.oldest <= bar.open_time
-            whole = (
-                (bar, offset)
-                for bar, offset in batch
-                if filled[bar.symbol] and (bar.symbol not in anew or bar.open_time >= since)
-            )
-            await self._store.extend(list(whole), anew)
-        await self._store.replace(anew)
-        return {symbol: len(of_symbol) for symbol, of_symbol in times.items()}
+        """Writes the contexts of all symbols of the partition anew, aside: when the store is
+        emptied, each of them is due. They take the place of that of `bar`, and of those that end
+        before what was read. What opens before `since` (ms), a late correction say, is not all
+        there and left out. How many bars each symbol has there, as far as `want`."""
+        aside = uuid.uuid4().hex
+        first = _Read(await self._store.begin(bar.symbol, aside), bar.prev_open_time)
+        read = {bar.symbol: first}
+        async for batch in self._bars(bar, partition, start, end):
+            batch = [(one, offset) for one, offset in batch if one.open_time >= since]
+            for one, _ in batch:
+                if one.symbol not in read:
+                    held = await self._store.begin(one.symbol, aside)
+                    read[one.symbol] = _Read(held, one.prev_open_time)
+                read[one.symbol].add(one, self._want)
+            await self._store.extend(batch, aside=aside)
+        spans = await self._store.spans(list(read))
+        kept: list[str] = []
+        for (symbol, of_symbol), span in zip(read.items(), spans, strict=True):
+            if symbol == bar.symbol or span is None or span.newest < of_symbol.newest:
+                await self._store.replace(symbol, aside, of_symbol.held, of_symbol.prev)
+            else:
+                kept.append(symbol)
+        await self._store.drop(kept, aside)
+        return {symbol: len(of_symbol.times) for symbol, of_symbol in read.items()}
 
-    async def _bars(self, partition: int, start: int, end: int) -> AsyncIterator[list[Placed]]:
+    async def _bars(
+        self, bar: Bar, partition: int, start: int, end: int
+    ) -> AsyncIterator[list[Placed]]:
+        """What the stage does not reject when it comes to it."""
+        topic = self._broker.topics.bars
         batch: list[Placed] = []
-        async for records in self._broker.read(self._broker.topics.bars, partition, start, end):
-            for record in records:
-                try:
-                    batch.append((decode_bar(record.value, record.headers), record.offset))
-                except (msgspec.ValidationError, msgspec.DecodeError):
-                    continue  # The stage itself rejects it when it comes to it.
-            if len(batch) >= READ_BATCH:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        async with aclosing(self._broker.read(topic, partition, start, end)) as reading:
+            while (records := await _next(reading, f"{topic}/{partition}")) is not None:
+                for record in records:
+                    try:
+                        one = decode_bar(record.value, record.headers)
+                    except (msgspec.ValidationError, msgspec.DecodeError):
+                        continue
+                    if one.interval == bar.interval and one.open_time <= bar.open_time + DAY_MS:
+                        batch.append((one, record.offset))
+                if len(batch) >= READ_BATCH:
+                    yield batch
+                    batch = []
+        yield batch
+
+
+async def _next(reading: AsyncIterator[list[Record]], where: str) -> list[Record] | None:
+    """None at the end."""
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            return await anext(reading, None)
+    except TimeoutError as error:
+        told = f"{where}: no record for {SILENCE_S:g} s, though there are some"
+        raise BrokerError(told) from error
+
+
+class _Read:
+    """What a reading found of a symbol."""
+
+    def __init__(self, held: bytes, prev: int | None) -> None:
+        """`held`: as the store's `begin` answered. `prev`: the open time of the bar before."""
+        self.held = held
+        self.prev = prev
+        self.newest = 0
+        self.times: set[int] = set()
+
+    def add(self, bar: Bar, want: int) -> None:
+        if not self.newest:
+            self.prev = bar.prev_open_time
+        self.newest = max(self.newest, bar.open_time)
+        if len(self.times) < want:
+            self.times.add(bar.open_time)
 
 
 def _length(appended: Appended) -> int:

@@ -5,7 +5,7 @@ rebuilds it from the topic.
 """
 
 import asyncio
-from collections.abc import Awaitable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 KEPT_MS: Final = 60 * DAY_MS
 """A context to which nothing is appended for so long is forgotten: what another model or other
 settings left, too. Longer than any exchange is closed; a symbol that comes back is rebuilt."""
+ASIDE_MS: Final = 3_600_000
+"""What is written anew by a process that ended meanwhile."""
 PIPELINE: Final = 500
 """Bars sent before their answers are read, when a context is rebuilt."""
 
@@ -75,17 +77,16 @@ class ContextStore:
         they stood when that record was written. Guarded: appending again changes nothing."""
         answer = await _cancellable(
             self._append(
-                keys=[self._key(bar.symbol)], args=self._args(bar, offset, want, self._keep)
+                keys=[self._key(bar.symbol)],
+                args=self._args(bar, offset, want, self._keep, KEPT_MS),
             )
         )
         status = cast(Status, answer[0].decode())
         return Appended(status, window_of(answer[1], bar.symbol, self._interval))
 
-    async def extend(
-        self, bars: Sequence[tuple[Bar, int]], anew: Container[str] = frozenset()
-    ) -> None:
-        """Inserts bars with the offsets of their records, without answers; those of the symbols in
-        `anew` aside, until `replace`."""
+    async def extend(self, bars: Sequence[tuple[Bar, int]], *, aside: str | None = None) -> None:
+        """Inserts bars with the offsets of their records, without answers; with a name, `aside`
+        until they are put in the place of what is held."""
         for start in range(0, len(bars), PIPELINE):
             some = bars[start : start + PIPELINE]
             last = {bar.symbol: place for place, (bar, _) in enumerate(some)}
@@ -93,8 +94,10 @@ class ContextStore:
                 for place, (bar, offset) in enumerate(some):
                     keep = self._keep if place == last[bar.symbol] else 0
                     await self._append(
-                        keys=[self._key(bar.symbol, aside=bar.symbol in anew)],
-                        args=self._args(bar, offset, 0, keep),
+                        keys=[self._key(bar.symbol, aside)],
+                        args=self._args(
+                            bar, offset, 0, keep, KEPT_MS if aside is None else ASIDE_MS
+                        ),
                         client=pipe,
                     )
                 await _cancellable(pipe.execute())
@@ -111,27 +114,40 @@ class ContextStore:
             for oldest, newest in zip(ends[::2], ends[1::2], strict=True)
         ]
 
-    async def begin(self, symbol: str) -> None:
-        """What is written anew for a symbol begins with nothing."""
-        await cast(Awaitable[Any], self._redis.delete(self._key(symbol, aside=True)))
+    async def begin(self, symbol: str, aside: str) -> bytes:
+        """Nothing is written anew yet. What is answered tells what is held from what others make
+        of it meanwhile."""
+        return cast(bytes, await self._put(symbol, aside, b"", None))
 
-    async def replace(self, symbols: Iterable[str]) -> None:
-        """What was written anew for each symbol takes the place of what was held."""
-        for symbol in symbols:
-            keys = [self._key(symbol), self._key(symbol, aside=True)]
-            await _cancellable(self._replace(keys=keys))
+    async def replace(self, symbol: str, aside: str, held: bytes, prev: int | None) -> None:
+        """What was written anew takes the place of what was held when `begin` answered `held`,
+        unless that has changed. What is held up to `prev` stays: the open time of the bar before
+        the first one written, if there is such a bar."""
+        await self._put(symbol, aside, held, prev)
+
+    async def drop(self, symbols: Sequence[str], aside: str) -> None:
+        """What was written anew is not needed."""
+        if symbols:
+            keys = [self._key(symbol, aside) for symbol in symbols]
+            await _cancellable(cast(Awaitable[Any], self._redis.delete(*keys)))
+
+    async def _put(self, symbol: str, aside: str, held: bytes, prev: int | None) -> Any:
+        keys = [self._key(symbol), self._key(symbol, aside)]
+        args = [held, b"" if prev is None else prev, KEPT_MS]
+        return await _cancellable(self._replace(keys=keys, args=args))
 
     async def clear(self, symbol: str) -> None:
         """Forgets a symbol."""
         await cast(Awaitable[Any], self._redis.delete(self._key(symbol)))
 
-    def _key(self, symbol: str, *, aside: bool = False) -> str:
-        return f"{self._prefix}:{symbol}:{self._interval}" + ":anew" * aside
+    def _key(self, symbol: str, aside: str | None = None) -> str:
+        key = f"{self._prefix}:{symbol}:{self._interval}"
+        return key if aside is None else f"{key}:{aside}"
 
-    def _args(self, bar: Bar, offset: int, want: int, keep: int) -> list[bytes | int]:
+    def _args(self, bar: Bar, offset: int, want: int, keep: int, for_ms: int) -> list[bytes | int]:
         prev = b"" if bar.prev_open_time is None else str(bar.prev_open_time).encode()
         revision, place = head(bar, offset)
-        return [bar.open_time, revision, place, body(bar), prev, want, keep, KEPT_MS]
+        return [bar.open_time, revision, place, body(bar), prev, want, keep, for_ms]
 
 
 async def _cancellable(call: Awaitable[T]) -> T:

@@ -8,7 +8,7 @@ beginning.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -226,7 +226,7 @@ class Broker:
 
     async def read(
         self, topic: str, partition: int, start: int, end: int
-    ) -> AsyncIterator[list[Record]]:
+    ) -> AsyncGenerator[list[Record], None]:
         """The records of `[start, end)`, in batches, through a consumer of its own."""
         if start >= end:
             return

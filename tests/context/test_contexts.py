@@ -1,7 +1,7 @@
 """Contexts equal a pure function of the bars topic, whatever was lost or repeated on the way."""
 
 import contextlib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -92,9 +92,9 @@ async def interrupted(
     """An append; where a context is read back, the store may be away in the middle of it."""
     extend, left = store.extend, iter(data.draw(st.lists(st.integers(0, 6), max_size=2)))
 
-    async def failing(bars: Sequence[tuple[Bar, int]], anew: Container[str] = ()) -> None:
+    async def failing(bars: Sequence[tuple[Bar, int]], *, aside: str | None = None) -> None:
         most = next(left, None)
-        await extend(bars[:most], anew)
+        await extend(bars[:most], aside=aside)
         if most is not None:
             raise OSError("connection reset")
 
