@@ -108,6 +108,8 @@ class Contexts:
             if start == begin or not since:
                 start, since = begin, 0
             counts = await self._read_back(bar, partition, start, offset, since)
+            if counts is None:
+                continue
             appended = await self._store.append(bar, offset, want=self._want)
             # A bar that should be in what was read and is not is nowhere.
             nowhere = bar.prev_open_time is not None and bar.prev_open_time >= since
@@ -115,17 +117,19 @@ class Contexts:
                 self._whole.pop(bar.symbol, None)
                 return appended
         # Of the others of this partition the topic has no more either.
+        assert counts is not None
         short = {symbol: n for symbol, n in counts.items() if n < self._want}
         self._whole = short | self._whole | {bar.symbol: _length(appended)}
         return appended
 
     async def _read_back(
         self, bar: Bar, partition: int, start: int, end: int, since: int
-    ) -> dict[str, int]:
+    ) -> dict[str, int] | None:
         """Writes the contexts of all symbols of the partition anew, aside: when the store is
         emptied, each of them is due. They take the place of that of `bar`, and of those that end
-        before what was read. What opens before `since` (ms), a late correction say, is not all
-        there and left out. How many bars each symbol has there, as far as `want`."""
+        before what was read. What opens before `since` (ms; 0: all is read), a late correction
+        say, is not all there and left out. How many bars each symbol has there, as far as `want`;
+        None, and nothing has changed, where those of `bar` are too few."""
         aside = uuid.uuid4().hex
         first = _Read(await self._store.begin(bar.symbol, aside), bar.prev_open_time)
         read = {bar.symbol: first}
@@ -137,11 +141,15 @@ class Contexts:
                     read[one.symbol] = _Read(held, one.prev_open_time)
                 read[one.symbol].add(one, self._want)
             await self._store.extend(batch, aside=aside)
+        if since and len(first.times | {bar.open_time}) < self._want:
+            await self._store.drop(list(read), aside)
+            return None
         spans = await self._store.spans(list(read))
         kept: list[str] = []
         for (symbol, of_symbol), span in zip(read.items(), spans, strict=True):
             if symbol == bar.symbol or span is None or span.newest < of_symbol.newest:
-                await self._store.replace(symbol, aside, of_symbol.held, of_symbol.prev)
+                prev = None if since else of_symbol.prev
+                await self._store.replace(symbol, aside, of_symbol.held, prev)
             else:
                 kept.append(symbol)
         await self._store.drop(kept, aside)

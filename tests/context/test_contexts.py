@@ -55,7 +55,8 @@ async def test_windows_are_a_function_of_the_topic(
     store: ContextStore, log: list[Bar], data: st.DataObject
 ) -> None:
     await store.clear("BTCUSDT")
-    contexts, position = Contexts(store, broker_of(log), want=WANT, keep=KEEP), 0
+    contexts = Contexts(store, broker_of(log), want=WANT, keep=KEEP)
+    position = seen = 0
     while position < len(log):
         what = data.draw(st.integers(0, 9))
         if what == 0 and len({b.open_time for b in log[: position + 1]}) > 1:
@@ -66,15 +67,13 @@ async def test_windows_are_a_function_of_the_topic(
             position = max(0, position - data.draw(st.integers(0, 4)))
             contexts = Contexts(store, broker_of(log), want=WANT, keep=KEEP)
         elif what == 2:
-            # The group was moved on, over a bar at least, to a new one: a chain does not tell of
-            # corrections and repetitions that were passed over alone.
+            # The group was moved on, over a bar at least that nobody has seen, to a new one: no
+            # chain tells of corrections and repetitions that were passed over alone.
             known = [{b.open_time for b in log[:place]} for place in range(len(log))]
             new = [p for p, b in enumerate(log) if b.open_time not in known[p] and not b.history]
-            position = data.draw(
-                st.sampled_from([p for p in new if p > position][1:] or [position])
-            )
+            position = data.draw(st.sampled_from([p for p in new if p >= seen][1:] or [position]))
             contexts = Contexts(store, broker_of(log), want=WANT, keep=KEEP)
-        trigger = log[position]
+        trigger, seen = log[position], max(seen, position + 1)
         if trigger.history:
             await contexts.extend([(trigger, position)])
         else:
