@@ -69,13 +69,12 @@ async def test_a_process_that_cannot_be_started_is_tried_again(
     await client.close()
 
 
-async def test_who_is_stopped_while_it_starts_leaves_no_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def started_slowly(
+    client: EngineClient, go: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> "asyncio.Task[EngineHello]":
+    """A start whose process is being made until `go`."""
     context = multiprocessing.get_context("spawn")
-    start = context.Process.start
-    begun, go = threading.Event(), threading.Event()
-    before = set(multiprocessing.active_children())
+    start, begun = context.Process.start, threading.Event()
 
     def slow(process: multiprocessing.process.BaseProcess) -> None:
         begun.set()
@@ -83,9 +82,17 @@ async def test_who_is_stopped_while_it_starts_leaves_no_process(
         start(process)  # type: ignore[arg-type]
 
     monkeypatch.setattr(context.Process, "start", slow)
-    client = EngineClient(ModelSettings(threads=1))
     starting = asyncio.create_task(client.start())
     await asyncio.to_thread(begun.wait)
+    return starting
+
+
+async def test_who_is_stopped_while_it_starts_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = set(multiprocessing.active_children())
+    client, go = EngineClient(ModelSettings(threads=1)), threading.Event()
+    starting = await started_slowly(client, go, monkeypatch)
     starting.cancel()
     go.set()
     with pytest.raises(asyncio.CancelledError):
@@ -97,20 +104,9 @@ async def test_who_is_stopped_while_it_starts_leaves_no_process(
 async def test_a_close_while_a_process_is_started_leaves_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    start = context.Process.start
-    begun, go = threading.Event(), threading.Event()
     before = set(multiprocessing.active_children())
-
-    def slow(process: multiprocessing.process.BaseProcess) -> None:
-        begun.set()
-        go.wait()
-        start(process)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(context.Process, "start", slow)
-    client = EngineClient(ModelSettings(threads=1))
-    starting = asyncio.create_task(client.start())
-    await asyncio.to_thread(begun.wait)
+    client, go = EngineClient(ModelSettings(threads=1)), threading.Event()
+    starting = await started_slowly(client, go, monkeypatch)
     await client.close()
     go.set()
     with pytest.raises(EngineError, match="the engine was closed"):

@@ -274,7 +274,7 @@ def test_a_grid_that_sees_the_same_hours_every_day_is_told(
 ) -> None:
     monkeypatch.setattr(command, "write_plots", lambda *args: None)
     bars = write_series(tmp_path / "bars", series_of("AAA", 288 * 30))
-    for origins, told in (("31", "31 times fall into 3 of the 24 hours of a day"), ("27", None)):
+    for origins, told in (("31", "31 times fall into 4 of the 24 hours of a day"), ("27", None)):
         evaluate(bars, tmp_path / "o", "--origins", origins)
         lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("origins: ")]
         assert [line.startswith(f"origins: {told}") for line in lines] == [True] * bool(told)
