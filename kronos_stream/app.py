@@ -1,7 +1,6 @@
 """Wiring: brokers, stores and stages come up in order, run, and go down in order."""
 
 import asyncio
-import contextlib
 import functools
 import gc
 import math
@@ -304,11 +303,15 @@ async def _beat() -> None:
 
 async def _stop(tasks: dict[str, asyncio.Task[None]]) -> None:
     """In the order of the flow: what is on its way is still taken by the next stage. Whatever
-    watches them goes last."""
+    watches them goes last. What one of them fails with is raised once all have ended."""
     stages = ("feed", "bars", "forecast")
+    failed: BaseException | None = None
     for name in (*stages, *(name for name in tasks if name not in stages)):
         task = tasks.get(name)
         if task is not None and not task.done():
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})
+            if not task.cancelled():
+                failed = failed or task.exception()
+    if failed is not None:
+        raise failed

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from kronos_stream import app
-from kronos_stream.app import _done, _read_history, _scope
+from kronos_stream.app import _done, _read_history, _scope, _stop
 from kronos_stream.bars.calendar import calendar_of
 from kronos_stream.bars.tables import write_bars
+from kronos_stream.errors import BrokerError
 from kronos_stream.settings import BarsSettings, KafkaSettings, Settings
 from tests.engine.requests import spec
 from tests.forecasts.fake_engine import HELLO
@@ -100,3 +101,24 @@ async def test_a_run_ends_once_the_bars_of_its_ticks_are_forecast_whoever_wrote_
     bars, forecasts = _Stage(topics, "ticks", "bars"), _Stage(topics, "bars")
     await _done(topics, bars, forecasts, math.inf)  # type: ignore[arg-type]
     assert (bars.at, forecasts.at) == (5, 7)
+
+
+async def test_a_stage_that_fails_while_it_stops_leaves_no_other_running() -> None:
+    ended: list[str] = []
+
+    async def stage(name: str, error: Exception | None) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+            if error is not None:
+                raise error
+
+    tasks = {
+        name: asyncio.create_task(stage(name, error))
+        for name, error in (("beat", None), ("forecast", None), ("bars", BrokerError("gone")))
+    }
+    await asyncio.sleep(0)
+    with pytest.raises(BrokerError, match="gone"):
+        await _stop(tasks)
+    assert ended == ["bars", "forecast", "beat"]
