@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import click
 
 from .errors import InputError, ModelError, SettingsError
-from .flags import check_bars
+from .flags import Finite, check_bars
 from .wire.intervals import INTERVAL_MS
 
 if TYPE_CHECKING:
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
     from .training.ranks import Ranks
     from .training.run import Job
     from .training.settings import TrainSettings
-
-
-class Finite(click.FloatRange):
-    """click takes nan for a number of any range."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The number."""
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"expected a finite number, got {value}", param, ctx)
-        return number
 
 
 POSITIVE: Final = click.IntRange(min=1)

@@ -1,6 +1,7 @@
 """The flags: each one is a key of the settings under a shorter name."""
 
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -24,6 +25,19 @@ class Flag(NamedTuple):
     keys: tuple[str, ...]
     metavar: str
     help: str
+
+
+class Finite(click.FloatRange):
+    """click takes nan for a number of any range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}", param, ctx)
+        return number
 
 
 _INTERVAL: Final = Flag("--interval", ("bars.interval",), "1m|5m|15m|1h", "Length of a bar.")
