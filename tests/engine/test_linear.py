@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kronos_stream.engine.attention import Part, merged, with_suffix
+from kronos_stream.engine.attention import Part, _half, merged, with_suffix
 from kronos_stream.engine.linear import Gate, Product, multiplies, product
 from kronos_stream.engine.networks import Norm, rotate
 from kronos_stream.model.transformer import RMSNorm
@@ -226,3 +226,12 @@ def test_two_parts_are_one_softmax() -> None:
     own_k, own_v = (F.pad(x[None, :, late], (0, 0, 0, 2), value=3.0) for x in (k, v))
     own = (x.repeat(3, 1, 1, 1) for x in (own_k, own_v))
     torch.testing.assert_close(with_suffix(part(early), q, *own, 4), whole)
+
+
+@pytest.mark.parametrize("width", [52, 64, 416], ids=["base", "small", "fine_head_of_large"])
+def test_a_gpus_kernels_take_heads_of_every_official_width(width: int) -> None:
+    """Shapes alone, on torch's device without numbers: no GPU is needed, and none has run it."""
+    q, k = (torch.empty(3, 4, n, width, dtype=torch.bfloat16, device="meta") for n in (10, 20))
+    out, lse = _half(q, k, k, causal=False)
+    assert out.shape == q.shape
+    assert lse.shape == q.shape[:3]
