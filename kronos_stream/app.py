@@ -85,9 +85,15 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
         if whole:
             backpressure = Backpressure(patience_s=None if broker.embedded else PATIENCE_S)
         history_bars = _history_bars(settings)
+        embedded_store: EmbeddedStore | None = None
         if "forecast" in stages:
+            url = settings.redis.url
+            if url is None:
+                embedded_store = await asyncio.to_thread(EmbeddedStore)
+                stack.callback(embedded_store.close)
+                url = embedded_store.url
             forecast_service, history_bars = await _forecast_service(
-                settings, broker, stack, console, backpressure
+                settings, broker, url, stack, console, backpressure
             )
         console.start()
         stack.callback(console.stop)
@@ -112,6 +118,8 @@ async def _serve(settings: Settings, stages: tuple[str, ...], bars: int | None) 
                 begin(f"watchdog of {name}", dog.run())
 
         begin("beat", _beat())
+        if embedded_store is not None:
+            begin("store", embedded_store.ended())
         if "bars" in stages:
             bars_service = BarsService(
                 settings,
@@ -189,17 +197,13 @@ async def _broker(settings: Settings, console: Console | None) -> AsyncIterator[
 async def _forecast_service(
     settings: Settings,
     broker: Broker,
+    url: str,
     stack: AsyncExitStack,
     console: Console,
     backpressure: Backpressure | None,
 ) -> tuple[ForecastService, int]:
-    """The store and the engine come up together with the service that uses them. With it the
-    number of bars that its contexts keep."""
-    url = settings.redis.url
-    if url is None:
-        server = await asyncio.to_thread(EmbeddedStore)
-        stack.callback(server.close)
-        url = server.url
+    """The engine comes up together with the service that uses it, on the store at `url`. With it
+    the number of bars that its contexts keep."""
     engine = EngineClient(settings.model)
     telemetry.HEALTH.watch("engine", engine.trouble)
     stack.push_async_callback(engine.close)

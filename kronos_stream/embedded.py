@@ -5,6 +5,7 @@ write, and read by assignment. It lives in this process and keeps about 5 MB a p
 store is a Valkey server, a process of its own behind a socket in a folder that is ours alone.
 """
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -24,6 +25,8 @@ from .errors import BrokerError, StoreError
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 3.0
+LOOK_S: Final = 1.0
+"""Between two looks whether the store is still there."""
 LONGEST_BASE: Final = 70
 """The address of a socket has some 100 bytes at most."""
 
@@ -69,6 +72,12 @@ class EmbeddedStore:
         if not self._answers():
             self.close()
             raise StoreError(f"the embedded store did not start: {binary} gave no answer")
+
+    async def ended(self) -> None:
+        """Raises StoreError once the server has ended by itself: nobody else can start it again."""
+        while self._process is None or self._process.poll() is None:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(LOOK_S)
+        raise StoreError("the embedded store has ended; --redis URL names one of your own")
 
     def close(self) -> None:
         """Stop the server."""

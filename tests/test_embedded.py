@@ -1,5 +1,6 @@
 """The embedded pair: real clients talk to it, and it goes with its parent."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -39,6 +40,18 @@ def test_the_store_runs_scripts_and_stops() -> None:
         assert client.eval("return redis.call('incr', KEYS[1])", 1, "k") == 1
     store.close()
     assert not _answers(store.url)
+    store.close()
+
+
+async def test_a_store_that_ends_by_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "LOOK_S", 0.01)
+    store = EmbeddedStore()
+    watching = asyncio.create_task(store.ended())
+    with redis.Redis.from_url(store.url) as client:
+        client.shutdown(nosave=True)
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreError, match="the embedded store has ended; --redis URL"):
+            await watching
     store.close()
 
 
