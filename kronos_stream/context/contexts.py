@@ -4,7 +4,7 @@ short (a hole in the chain, a short window, an empty store)."""
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import msgspec
@@ -16,7 +16,7 @@ from ..kafka import Broker, Record
 from ..wire.bars import decode_bar
 from ..wire.intervals import DAY_MS, INTERVAL_MS
 from ..wire.messages import Bar
-from .store import Appended, ContextStore
+from .store import Appended, ContextStore, Span
 from .window import Window
 
 log = structlog.get_logger()
@@ -118,42 +118,79 @@ class Contexts:
                 return appended
         # Of the others of this partition the topic has no more either.
         assert counts is not None
+        if counts.pop(bar.symbol, None) is not None:
+            self._whole[bar.symbol] = _length(appended)
         short = {symbol: n for symbol, n in counts.items() if n < self._want}
-        self._whole = short | self._whole | {bar.symbol: _length(appended)}
+        self._whole = short | self._whole
         return appended
 
     async def _read_back(
         self, bar: Bar, partition: int, start: int, end: int, since: int
     ) -> dict[str, int] | None:
-        """Writes the contexts of all symbols of the partition anew, aside: when the store is
-        emptied, each of them is due. They take the place of that of `bar`, and of those that end
-        before what was read. What opens before `since` (ms; 0: all is read), a late correction
-        say, is not all there and left out. How many bars each symbol has there, as far as `want`;
-        None, and nothing has changed, where those of `bar` are too few."""
+        """Writes contexts of the partition's symbols anew, aside: when the store is emptied, each
+        of them is due. They take the place of that of `bar`, and of those that end before what was
+        read. What opens before `since` (ms; 0: all is read), a late correction
+        say, is not all there and left out. How many bars each symbol has there, as far as `want`,
+        where its context has them all; None, and nothing has changed, where those of `bar` are too
+        few."""
         aside = uuid.uuid4().hex
-        first = _Read(await self._store.begin(bar.symbol, aside), bar.prev_open_time)
-        read = {bar.symbol: first}
-        async for batch in self._bars(bar, partition, start, end):
-            batch = [(one, offset) for one, offset in batch if one.open_time >= since]
-            for one, _ in batch:
-                if one.symbol not in read:
-                    held = await self._store.begin(one.symbol, aside)
-                    read[one.symbol] = _Read(held, one.prev_open_time)
-                read[one.symbol].add(one, self._want)
-            await self._store.extend(batch, aside=aside)
-        if since and len(first.times | {bar.open_time}) < self._want:
-            await self._store.drop(list(read), aside)
-            return None
-        spans = await self._store.spans(list(read))
-        kept: list[str] = []
-        for (symbol, of_symbol), span in zip(read.items(), spans, strict=True):
-            if symbol == bar.symbol or span is None or span.newest < of_symbol.newest:
-                prev = None if since else of_symbol.prev
-                await self._store.replace(symbol, aside, of_symbol.held, prev)
-            else:
-                kept.append(symbol)
-        await self._store.drop(kept, aside)
-        return {symbol: len(of_symbol.times) for symbol, of_symbol in read.items()}
+        read: dict[str, _Read] = {}
+        try:
+            await self._begin(read, [bar], aside, bar)
+            async for batch in self._bars(bar, partition, start, end):
+                batch = [(one, offset) for one, offset in batch if one.open_time >= since]
+                await self._begin(read, [one for one, _ in batch], aside, bar)
+                for one, _ in batch:
+                    read[one.symbol].add(one, self._want)
+                await self._store.extend(
+                    [(one, offset) for one, offset in batch if read[one.symbol].held is not None],
+                    aside=aside,
+                )
+            enough = not since or len(read[bar.symbol].times | {bar.open_time}) >= self._want
+            counts = await self._replaced(read, bar, aside, since) if enough else None
+        except Exception:
+            with suppress(Exception):
+                await self._drop(read, aside)
+            raise
+        await self._drop(read, aside)
+        return counts
+
+    async def _drop(self, read: dict[str, "_Read"], aside: str) -> None:
+        """What was written aside and not put in its place."""
+        written = [symbol for symbol, one in read.items() if one.held is not None]
+        await self._store.drop(written, aside)
+
+    async def _begin(
+        self, read: dict[str, "_Read"], bars: Sequence[Bar], aside: str, trigger: Bar
+    ) -> None:
+        """Adds those that are new. Written is what holds nothing, or nothing of lately."""
+        new = {one.symbol: one for one in reversed(bars) if one.symbol not in read}
+        lately = trigger.open_time - 2 * INTERVAL_MS[trigger.interval]
+        for (symbol, one), span in zip(
+            new.items(), await self._store.spans(list(new)), strict=True
+        ):
+            read[symbol] = _Read(span, one.prev_open_time)
+            if one is trigger or span is None or span.newest < lately:
+                read[symbol].held = await self._store.begin(symbol, aside)
+
+    async def _replaced(
+        self, read: dict[str, "_Read"], bar: Bar, aside: str, since: int
+    ) -> dict[str, int]:
+        """Puts what was written in its place; how many bars there are of each symbol whose context
+        has all of them."""
+        counts: dict[str, int] = {}
+        for symbol, one in read.items():
+            whole = one.span is not None and one.span.oldest <= one.oldest
+            ended = one.span is None or one.span.newest < one.newest
+            if one.held is not None and (symbol == bar.symbol or ended):
+                prev = None if since else one.prev
+                whole = await self._store.replace(symbol, aside, one.held, prev)
+                if since:
+                    # It may be less than what is known of it.
+                    self._whole.pop(symbol, None)
+            if whole:
+                counts[symbol] = len(one.times)
+        return counts
 
     async def _bars(
         self, bar: Bar, partition: int, start: int, end: int
@@ -189,16 +226,19 @@ async def _next(reading: AsyncIterator[list[Record]], where: str) -> list[Record
 class _Read:
     """What a reading found of a symbol."""
 
-    def __init__(self, held: bytes, prev: int | None) -> None:
-        """`held`: as the store's `begin` answered. `prev`: the open time of the bar before."""
-        self.held = held
+    def __init__(self, span: Span | None, prev: int | None) -> None:
+        """`span`: what is held. `prev`: the open time of the bar before the first one read."""
+        self.span = span
         self.prev = prev
-        self.newest = 0
+        self.held: bytes | None = None
+        """As the store's `begin` answered; None: it is not written anew."""
+        self.oldest = self.newest = 0
         self.times: set[int] = set()
 
     def add(self, bar: Bar, want: int) -> None:
         if not self.newest:
-            self.prev = bar.prev_open_time
+            self.prev, self.oldest = bar.prev_open_time, bar.open_time
+        self.oldest = min(self.oldest, bar.open_time)
         self.newest = max(self.newest, bar.open_time)
         if len(self.times) < want:
             self.times.add(bar.open_time)

@@ -119,11 +119,11 @@ class ContextStore:
         of it meanwhile."""
         return cast(bytes, await self._put(symbol, aside, b"", None))
 
-    async def replace(self, symbol: str, aside: str, held: bytes, prev: int | None) -> None:
-        """What was written anew takes the place of what was held when `begin` answered `held`,
-        unless that has changed. What is held up to `prev` stays: the open time of the bar before
-        the first one written, if there is such a bar."""
-        await self._put(symbol, aside, held, prev)
+    async def replace(self, symbol: str, aside: str, held: bytes, prev: int | None) -> bool:
+        """What was written anew takes the place of what was held when `begin` answered `held`;
+        False where that has changed, and stays. Of what is held, that up to `prev` stays: the open
+        time of the bar before the first one written, if there is such a bar."""
+        return bool(await self._put(symbol, aside, held, prev))
 
     async def drop(self, symbols: Sequence[str], aside: str) -> None:
         """What was written anew is not needed."""

@@ -145,3 +145,67 @@ async def test_nothing_that_was_written_aside_is_left(
         assert set(np.diff(window.open_times)) == {300_000}
     keys = await store._redis.keys(f"{topic_prefix}:*")
     assert len(keys) == 2
+
+
+async def test_a_repeated_record_does_not_make_a_part_of_a_context_the_whole(
+    store: ContextStore,
+) -> None:
+    """Of a symbol whose bars lie apart; the store is emptied, and another one's is read back."""
+    few: list[Bar] = []
+    for index in (0, 30, 60, 92, 101, 102):
+        few.append(
+            bar("FEW", index, close=1.0 + index, prev_open_time=few[-1].open_time if few else None)
+        )
+    busy = [msgspec.structs.replace(b, symbol="BUSY") for b in chain(104)]
+    log = sorted([*busy, *few], key=lambda b: b.open_time)
+    log.insert(log.index(few[3]) + 1, few[0])
+    contexts = contexts_of(store, broker_of(log))
+    for offset, one in enumerate(log):
+        if one.open_time == busy[95].open_time:
+            await store.clear("FEW")
+            await store.clear("BUSY")
+        window = await contexts.append(one, 0, offset)
+        its = [b for b in log[: offset + 1] if b.symbol == one.symbol and b is not few[0]]
+        if one.symbol == "FEW" and one is not few[0]:
+            assert same(window, [few[0], *its][-WANT:])
+
+
+async def test_a_try_that_fails_leaves_nothing_aside(
+    store: ContextStore, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, extend = chain(8), store.extend
+
+    async def fails(*arguments: Any, **more: Any) -> None:
+        await extend(*arguments, **more)
+        raise OSError("connection reset")
+
+    contexts = contexts_of(store, broker_of(log))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "extend", fails)
+        for _ in range(3):
+            with pytest.raises(OSError, match="connection reset"):
+                await contexts.append(log[-1], 0, len(log) - 1)
+    assert len(await store._redis.keys(f"{topic_prefix}:*")) == 1
+    assert same(await contexts.append(log[-1], 0, len(log) - 1), log[-WANT:])
+
+
+async def test_only_what_is_behind_is_written_anew(
+    store: ContextStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new listing reads the topic from its beginning: the others' contexts are not copied."""
+    log = [msgspec.structs.replace(b, symbol=s) for b in chain(20) for s in ("A", "B")]
+    contexts = contexts_of(store, broker_of(log))
+    for offset, one in enumerate(log):
+        await contexts.append(one, 0, offset)
+    new = bar("NEW", 20, prev_open_time=None)
+    written: list[str] = []
+    extend = store.extend
+
+    async def noted(bars: Sequence[tuple[Bar, int]], *, aside: str | None = None) -> None:
+        written.extend(one.symbol for one, _ in bars)
+        await extend(bars, aside=aside)
+
+    monkeypatch.setattr(store, "extend", noted)
+    contexts = contexts_of(store, broker_of([*log, new]))
+    assert same(await contexts.append(new, 0, len(log)), [new])
+    assert written == []
