@@ -13,10 +13,10 @@ import structlog
 from .. import telemetry
 from ..errors import BrokerError
 from ..kafka import Broker, Record
-from ..wire.bars import decode_bar
+from ..wire.bars import bar_of
 from ..wire.intervals import DAY_MS, INTERVAL_MS
 from ..wire.messages import Bar
-from .store import Appended, ContextStore, Span
+from .store import Appended, ContextStore, Placed, Span
 from .window import Window
 
 log = structlog.get_logger()
@@ -28,9 +28,6 @@ FURTHER: Final = 8
 
 SILENCE_S: Final = 60.0
 """Without a record while some are left, the broker counts as gone."""
-
-Placed = tuple[Bar, int]
-"""A bar and the offset of its record."""
 
 
 class Contexts:
@@ -129,17 +126,16 @@ class Contexts:
     ) -> dict[str, int] | None:
         """Writes contexts of the partition's symbols anew, aside: when the store is emptied, each
         of them is due. They take the place of that of `bar`, and of those that end before what was
-        read. What opens before `since` (ms; 0: all is read), a late correction
-        say, is not all there and left out. How many bars each symbol has there, as far as `want`,
-        where its context has them all; None, and nothing has changed, where those of `bar` are too
-        few."""
+        read. What opens before `since` (ms; 0: all is read), a late correction say, is not all
+        there and left out. How many bars each symbol has there, as far as `want`, where its context
+        has them all; None, and nothing has changed, where those of `bar` are too few."""
         aside = uuid.uuid4().hex
         read: dict[str, _Read] = {}
         try:
-            await self._begin(read, [bar], aside, bar)
+            await self._begin(read, [bar], bar)
             async for batch in self._bars(bar, partition, start, end):
                 batch = [(one, offset) for one, offset in batch if one.open_time >= since]
-                await self._begin(read, [one for one, _ in batch], aside, bar)
+                await self._begin(read, [one for one, _ in batch], bar)
                 for one, _ in batch:
                     read[one.symbol].add(one, self._want)
                 await self._store.extend(
@@ -160,9 +156,7 @@ class Contexts:
         written = [symbol for symbol, one in read.items() if one.held is not None]
         await self._store.drop(written, aside)
 
-    async def _begin(
-        self, read: dict[str, "_Read"], bars: Sequence[Bar], aside: str, trigger: Bar
-    ) -> None:
+    async def _begin(self, read: dict[str, "_Read"], bars: Sequence[Bar], trigger: Bar) -> None:
         """Adds those that are new. Written is what holds nothing, or nothing of lately."""
         new = {one.symbol: one for one in reversed(bars) if one.symbol not in read}
         lately = trigger.open_time - 2 * INTERVAL_MS[trigger.interval]
@@ -171,7 +165,7 @@ class Contexts:
         ):
             read[symbol] = _Read(span, one.prev_open_time)
             if one is trigger or span is None or span.newest < lately:
-                read[symbol].held = await self._store.begin(symbol, aside)
+                read[symbol].held = await self._store.state(symbol)
 
     async def _replaced(
         self, read: dict[str, "_Read"], bar: Bar, aside: str, since: int
@@ -202,11 +196,10 @@ class Contexts:
             while (records := await _next(reading, f"{topic}/{partition}")) is not None:
                 for record in records:
                     try:
-                        one = decode_bar(record.value, record.headers)
+                        one = bar_of(record, bar.interval, bar.open_time + DAY_MS)
                     except (msgspec.ValidationError, msgspec.DecodeError):
                         continue
-                    if one.interval == bar.interval and one.open_time <= bar.open_time + DAY_MS:
-                        batch.append((one, record.offset))
+                    batch.append((one, record.offset))
                 if len(batch) >= READ_BATCH:
                     yield batch
                     batch = []
@@ -231,7 +224,7 @@ class _Read:
         self.span = span
         self.prev = prev
         self.held: bytes | None = None
-        """As the store's `begin` answered; None: it is not written anew."""
+        """As the store's `state` answered; None: it is not written anew."""
         self.oldest = self.newest = 0
         self.times: set[int] = set()
 

@@ -1,21 +1,14 @@
 -- A context that is written anew, aside, takes the place of the one that is held, whole and at once.
 --
 -- KEYS[1]  the symbol's sorted set
--- KEYS[2]  what is written anew
--- ARGV     what was answered at the beginning ('' begins), prev_open_time of the first bar written
---          anew ('' = none), for_ms (a symbol of which nothing is appended for so long is forgotten)
--- Answer   at the beginning what tells that KEYS[1] has not changed; then 1, or 0 where it has: it is
---          somebody else's by now
+-- KEYS[2]  what is written anew; without it only what tells KEYS[1] from another state is answered
+-- ARGV     that answer of the beginning, prev_open_time of the first bar written anew ('' = none),
+--          for_ms (a symbol of which nothing is appended for so long is forgotten)
+-- Answer   1, or 0 where KEYS[1] has changed: it is somebody else's by now
 local held, anew = KEYS[1], KEYS[2]
 local state = redis.sha1hex(table.concat(redis.call('ZRANGE', held, 0, -1)))
-if ARGV[1] == '' then
-  redis.call('DEL', anew)
-  return state
-end
-if ARGV[1] ~= state then
-  redis.call('DEL', anew)
-  return 0
-end
+if not anew then return state end
+if ARGV[1] ~= state then return 0 end
 local prev = ARGV[2]
 if prev ~= '' and redis.call('ZCOUNT', held, prev, prev) > 0 then
   -- What is held reaches up to the first bar written, and perhaps further back than the topic.

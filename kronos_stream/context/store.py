@@ -22,6 +22,9 @@ from .window import Window
 Status = Literal["applied", "duplicate", "conflict", "hole"]
 T = TypeVar("T")
 
+Placed = tuple[Bar, int]
+"""A bar and the offset of its record."""
+
 KEPT_MS: Final = 60 * DAY_MS
 """A context to which nothing is appended for so long is forgotten: what another model or other
 settings left, too. Longer than any exchange is closed; a symbol that comes back is rebuilt."""
@@ -84,9 +87,10 @@ class ContextStore:
         status = cast(Status, answer[0].decode())
         return Appended(status, window_of(answer[1], bar.symbol, self._interval))
 
-    async def extend(self, bars: Sequence[tuple[Bar, int]], *, aside: str | None = None) -> None:
+    async def extend(self, bars: Sequence[Placed], *, aside: str | None = None) -> None:
         """Inserts bars with the offsets of their records, without answers; with a name, `aside`
         until they are put in the place of what is held."""
+        for_ms = KEPT_MS if aside is None else ASIDE_MS
         for start in range(0, len(bars), PIPELINE):
             some = bars[start : start + PIPELINE]
             last = {bar.symbol: place for place, (bar, _) in enumerate(some)}
@@ -95,9 +99,7 @@ class ContextStore:
                     keep = self._keep if place == last[bar.symbol] else 0
                     await self._append(
                         keys=[self._key(bar.symbol, aside)],
-                        args=self._args(
-                            bar, offset, 0, keep, KEPT_MS if aside is None else ASIDE_MS
-                        ),
+                        args=self._args(bar, offset, 0, keep, for_ms),
                         client=pipe,
                     )
                 await _cancellable(pipe.execute())
@@ -114,27 +116,23 @@ class ContextStore:
             for oldest, newest in zip(ends[::2], ends[1::2], strict=True)
         ]
 
-    async def begin(self, symbol: str, aside: str) -> bytes:
-        """Nothing is written anew yet. What is answered tells what is held from what others make
-        of it meanwhile."""
-        return cast(bytes, await self._put(symbol, aside, b"", None))
+    async def state(self, symbol: str) -> bytes:
+        """What is held, in a word: it changes with it."""
+        return cast(bytes, await _cancellable(self._replace(keys=[self._key(symbol)])))
 
     async def replace(self, symbol: str, aside: str, held: bytes, prev: int | None) -> bool:
-        """What was written anew takes the place of what was held when `begin` answered `held`;
+        """What was written aside takes the place of what was held when `state` answered `held`;
         False where that has changed, and stays. Of what is held, that up to `prev` stays: the open
         time of the bar before the first one written, if there is such a bar."""
-        return bool(await self._put(symbol, aside, held, prev))
+        keys = [self._key(symbol), self._key(symbol, aside)]
+        args = [held, b"" if prev is None else prev, KEPT_MS]
+        return bool(await _cancellable(self._replace(keys=keys, args=args)))
 
     async def drop(self, symbols: Sequence[str], aside: str) -> None:
         """What was written anew is not needed."""
         if symbols:
             keys = [self._key(symbol, aside) for symbol in symbols]
             await _cancellable(cast(Awaitable[Any], self._redis.delete(*keys)))
-
-    async def _put(self, symbol: str, aside: str, held: bytes, prev: int | None) -> Any:
-        keys = [self._key(symbol), self._key(symbol, aside)]
-        args = [held, b"" if prev is None else prev, KEPT_MS]
-        return await _cancellable(self._replace(keys=keys, args=args))
 
     async def clear(self, symbol: str) -> None:
         """Forgets a symbol."""

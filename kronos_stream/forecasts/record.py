@@ -4,7 +4,6 @@ stream and the off-line command, so that the same bars give the same record."""
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 
 from ..bars.calendar import Calendar
@@ -13,30 +12,14 @@ from ..engine.anchors import span_of
 from ..engine.messages import EngineHello, EngineReply, EngineRequest
 from ..errors import SettingsError
 from ..settings import Settings
-from ..wire.bars import decode_bar
 from ..wire.ids import forecast_id, forecast_seed
 from ..wire.intervals import INTERVAL_MS
-from ..wire.messages import CHANNELS, CLOSE, Bar, ContextInfo, Forecast, ForecastSpec, Timing
-from ..wire.topics import Record
+from ..wire.messages import CHANNELS, CLOSE, ContextInfo, Forecast, ForecastSpec, Timing
 from .quantiles import figures
 from .repair import repair
 
 NUMBER_BYTES: Final = 25
 """Of one float64 in JSON with its comma, at most."""
-
-
-def bar_of(record: Record, interval: str, until: int | None) -> Bar:
-    """The bar of a record. msgspec.ValidationError or DecodeError where it is of use to nobody:
-    `until` (ms) is the last open time that can be true."""
-    bar = decode_bar(record.value, record.headers)
-    if bar.interval != interval:
-        raise msgspec.ValidationError(f"interval is {bar.interval!r}")
-    if until is not None and bar.open_time > until:
-        raise msgspec.ValidationError(
-            f"open_time: expected {until} or earlier, a day past the clock and every bar before, "
-            f"got {bar.open_time}"
-        )
-    return bar
 
 
 class Due(NamedTuple):

@@ -27,6 +27,7 @@ from ..feeds.pacing import Backpressure
 from ..kafka import Broker, Commit, Publisher, Record
 from ..settings import Settings
 from ..summary import utc
+from ..wire.bars import bar_of
 from ..wire.ids import forecast_id
 from ..wire.intervals import INTERVAL_MS
 from ..wire.messages import Bar, Forecast, ForecastSpec, Skipped
@@ -34,7 +35,7 @@ from .engine import Engine
 from .gate import Gate
 from .outbox import Item, Outbox
 from .owned import Owned, start_of
-from .record import bar_of, due_forecast, request_of
+from .record import due_forecast, request_of
 
 log = structlog.get_logger()
 

@@ -8,6 +8,7 @@ from .codecs import Headers, decode
 from .foreign import MS_FROM, MS_UNTIL
 from .intervals import INTERVAL_MS
 from .messages import CHANNELS, Bar
+from .topics import Record
 
 _REVISIONS: Final = 2**32
 _MOST: Final = 1e100
@@ -34,6 +35,20 @@ def decode_bar(payload: bytes, headers: Headers) -> Bar:
         if not 0 <= value <= _MOST or (value == 0 and not may_be_0):
             what = "0 or more" if may_be_0 else "a price above 0"
             raise _wrong(f"{name}: expected {what}, got {value}")
+    return bar
+
+
+def bar_of(record: Record, interval: str, until: int | None) -> Bar:
+    """The bar of a record. msgspec.ValidationError or DecodeError where it is of use to nobody:
+    `until` (ms) is the last open time that can be true."""
+    bar = decode_bar(record.value, record.headers)
+    if bar.interval != interval:
+        raise _wrong(f"interval is {bar.interval!r}")
+    if until is not None and bar.open_time > until:
+        raise _wrong(
+            f"open_time: expected {until} or earlier, a day past the clock and every bar before, "
+            f"got {bar.open_time}"
+        )
     return bar
 
 
